@@ -1,0 +1,113 @@
+//! What a cluster's store holds, as one value that plans are made from.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::cluster::Identity;
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::summary::RestorePoint;
+use crate::model::time::Timestamp;
+use crate::model::timeline::{History, TimelineId};
+
+pub mod fence;
+pub mod index;
+pub mod layout;
+pub mod load;
+
+/// What a cluster's store holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalog {
+    /// Which database this is.
+    pub identity: Identity,
+    /// Its log, by timeline.
+    pub timelines: BTreeMap<TimelineId, TimelineLog>,
+    /// Its base backups, oldest first.
+    pub bases: Vec<BaseInfo>,
+}
+
+/// The log of one timeline.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TimelineLog {
+    /// Where the timeline comes from; `None` for one without ancestors.
+    pub history: Option<History>,
+    /// Segments in order of their start, without those that a wider one supersedes.
+    /// They neither overlap nor repeat; two that do not touch have a gap between them.
+    pub segments: Vec<SegmentInfo>,
+    /// Restore points in log order.
+    pub restore_points: Vec<RestorePoint>,
+    /// Recorded gaps in order of their start.
+    pub gaps: Vec<Gap>,
+    /// The log is known to be complete up to this moment of the source's clock.
+    pub confirmed: Option<Timestamp>,
+}
+
+/// A segment, as planning sees it: small, for there may be millions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// The bytes it holds.
+    pub range: OffsetRange,
+    /// Where the last whole record at or before its end ends.
+    pub boundary: Offset,
+    /// Epoch of its writer.
+    pub epoch: u32,
+    /// Transactions that end in it.
+    pub transactions: u32,
+    /// Earliest and latest end of a transaction in it.
+    pub times: Option<(Timestamp, Timestamp)>,
+    /// Smallest and largest numeric transaction id in it.
+    pub ids: Option<(u64, u64)>,
+    /// Where its bytes are.
+    pub holder: Holder,
+}
+
+/// What kind of object holds a segment's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A closed segment compressed with this codec.
+    Segment(Codec),
+    /// The open tail, raw.
+    Tail,
+}
+
+/// How a segment is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// LZ4 frame.
+    Lz4,
+    /// Zstandard frame.
+    Zstd,
+}
+
+/// A range the archive does not hold, with its cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gap {
+    /// The missing bytes.
+    pub range: OffsetRange,
+    /// Why they are missing, in a sentence.
+    pub cause: String,
+    /// When the gap was found, by the archiver's clock.
+    pub found: Timestamp,
+}
+
+/// A base backup, as planning sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseInfo {
+    /// Its name: when it began and a few random letters, so that names sort by time.
+    pub id: String,
+    /// The timeline it was taken on.
+    pub timeline: TimelineId,
+    /// Replay begins here.
+    pub start: Offset,
+    /// It is consistent from here on.
+    pub end: Offset,
+    /// When it began, by the archiver's clock.
+    pub began: Timestamp,
+    /// When it ended, by the source's clock where it told, else by the archiver's.
+    pub ended: Timestamp,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Bytes this base added to the store.
+    pub stored_bytes: u64,
+}

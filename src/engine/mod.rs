@@ -1,0 +1,420 @@
+//! The two ends of the pipe: the only place that knows a database.
+//!
+//! An [`Engine`] is the whole of "a database" for the rest of the program. A third
+//! engine is one more folder beside this file and one more line in [`by_name`] and
+//! [`by_url`]; store, segment and plan do not change.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::catalog::SegmentInfo;
+use crate::error::{Error, Kind, Result};
+use crate::model::cluster::{Identity, ServerState};
+use crate::model::mark::Mark;
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::position::{Position, Resume};
+use crate::model::target::Target;
+use crate::model::time::Timestamp;
+use crate::model::timeline::{History, TimelineId};
+
+pub mod postgres;
+
+/// One kind of database.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// The name kept in `cluster.json`, e.g. `postgres`.
+    fn name(&self) -> &'static str;
+
+    /// Connects for replication. `slot` names the server-side promise to keep the
+    /// log, where the engine has one.
+    ///
+    /// # Errors
+    /// [`Kind::DatabaseUnreachable`] when the server cannot be reached or refuses
+    /// us, [`Kind::Config`] when the settings are wrong.
+    async fn connect(&self, url: &str, options: &SourceOptions) -> Result<Box<dyn Source>>;
+
+    /// A scanner of log bytes that begins at `start` of `timeline`.
+    fn scanner(&self, identity: &Identity, timeline: TimelineId, start: ScanStart, detail: Detail) -> Box<dyn Scanner>;
+
+    /// Reads the engine's own target terms.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a value that is not one, or a term the engine lacks.
+    fn locator(&self, target: &Target) -> Result<Box<dyn Locator>>;
+
+    /// A position on the axis in the engine's words.
+    fn position(&self, offset: Offset) -> Position;
+
+    /// Reads a position in the engine's words (`pitr archive --until`).
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for text that is none.
+    fn parse_position(&self, text: &str) -> Result<Offset>;
+
+    /// How the raw log lies in the server's own files.
+    fn log_files(&self, identity: &Identity) -> Box<dyn LogFiles>;
+
+    /// Asks a live server everything `pitr check` and `pitr status` print.
+    ///
+    /// # Errors
+    /// As [`Engine::connect`].
+    async fn inspect(&self, url: &str, options: &SourceOptions) -> Result<Vec<Finding>>;
+
+    /// The statements that give `user` exactly the privileges archiving needs.
+    fn grants(&self, user: &str) -> String;
+
+    /// Makes a restored directory into a database at the cut.
+    fn recovery(&self) -> Box<dyn Recovery>;
+}
+
+/// How to connect a [`Source`].
+#[derive(Clone, Debug, Default)]
+pub struct SourceOptions {
+    /// Name of the replication slot; `None` streams without one.
+    pub slot: Option<String>,
+    /// The name under which the server lists us (`application_name`).
+    pub application_name: String,
+    /// How long to wait for a connection.
+    pub connect_timeout: Option<Duration>,
+}
+
+/// One line of `pitr check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at, e.g. `slot`.
+    pub subject: String,
+    /// How it stands.
+    pub level: Level,
+    /// What was found.
+    pub message: String,
+    /// The cure, when it is not well.
+    pub cure: Option<String>,
+}
+
+/// How a [`Finding`] stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// All is well.
+    Ok,
+    /// It works, but somebody should look.
+    Warning,
+    /// It does not work.
+    Critical,
+}
+
+/// A replication connection.
+#[async_trait]
+pub trait Source: Send {
+    /// Asks the server who and where it is.
+    async fn identify(&mut self) -> Result<ServerState>;
+
+    /// Makes sure the slot exists and tells the oldest offset that may be asked for
+    /// with it: where an empty archive begins. `None` when the server cannot say.
+    async fn prepare_slot(&mut self) -> Result<Option<Resume>>;
+
+    /// Begins streaming at `from`.
+    ///
+    /// # Errors
+    /// [`Kind::Absent`] when the server no longer has that log,
+    /// [`Kind::NotRecoverable`] when `from` is not in this server's history.
+    async fn stream(&mut self, from: &Resume) -> Result<()>;
+
+    /// The next thing from the stream. Cancel safe: dropping the future loses
+    /// nothing.
+    async fn next(&mut self) -> Result<StreamEvent>;
+
+    /// Tells the server how far the log has been received and made durable.
+    /// `request_reply` asks it to answer with its own state at once.
+    async fn ack(&mut self, received: Offset, durable: Offset, request_reply: bool) -> Result<()>;
+
+    /// Ends the stream politely, so that the connection can be used again.
+    async fn stop(&mut self) -> Result<()>;
+
+    /// The history of a timeline, `None` for one without ancestors.
+    async fn history(&mut self, timeline: TimelineId) -> Result<Option<History>>;
+
+    /// Begins a base backup; its entries follow from [`BaseStream::next`].
+    async fn base_backup(self: Box<Self>, options: &BaseOptions) -> Result<Box<dyn BaseStream>>;
+}
+
+/// What comes out of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamEvent {
+    /// Log bytes that begin at `start`.
+    Data {
+        /// Offset of the first byte.
+        start: Offset,
+        /// The bytes.
+        bytes: Bytes,
+        /// The end of the server's durable log when it sent them.
+        log_end: Offset,
+        /// The server's clock when it sent them.
+        time: Timestamp,
+    },
+    /// The server is alive.
+    Keepalive {
+        /// The end of the server's log.
+        log_end: Offset,
+        /// The server's clock.
+        time: Timestamp,
+        /// Whether it wants an [`Source::ack`] at once.
+        reply_requested: bool,
+    },
+    /// This timeline ends here; go on with the next one.
+    TimelineEnd {
+        /// The timeline that follows.
+        next: TimelineId,
+        /// The first offset that belongs to it.
+        at: Offset,
+    },
+    /// The server ended the stream without saying why (shutdown).
+    Ended,
+}
+
+/// Where a [`Scanner`] begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanStart {
+    /// Exactly at the end of a whole record.
+    Boundary(Offset),
+    /// At the start of a log file, perhaps inside a record that began before: the
+    /// rest of that record is skipped, unchecked.
+    LogFile(Offset),
+}
+
+/// Which marks a [`Scanner`] reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Transactions and restore points.
+    Marks,
+    /// Every record.
+    Records,
+}
+
+/// Reads log bytes as they pass: verifies every record and reports marks. Holds no
+/// socket and does no I/O.
+pub trait Scanner: Send {
+    /// Takes the next bytes, which must follow those fed before, and appends what
+    /// they complete to `marks`.
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] naming the offset of the first record that is not sound.
+    /// The scanner is then of no more use; [`Scanner::boundary`] stays true.
+    fn feed(&mut self, bytes: &[u8], marks: &mut Vec<Mark>) -> Result<()>;
+
+    /// Where the last whole, verified record ends.
+    fn boundary(&self) -> Offset;
+
+    /// The offset of the next byte [`Scanner::feed`] expects.
+    fn offset(&self) -> Offset;
+}
+
+/// A target in the engine's own terms, as predicates.
+pub trait Locator: Send + Sync {
+    /// Whether the point may lie in this segment.
+    fn may_hold(&self, segment: &SegmentInfo) -> bool;
+
+    /// Whether this mark is the point.
+    fn is(&self, mark: &Mark) -> bool;
+
+    /// Which marks the scan must report for [`Locator::is`] to find the point.
+    fn detail(&self) -> Detail {
+        Detail::Marks
+    }
+}
+
+/// How the raw log lies in the server's own files.
+pub trait LogFiles: Send + Sync {
+    /// The file that holds the byte at `offset`.
+    fn name(&self, timeline: TimelineId, offset: Offset) -> String;
+
+    /// What a file name means.
+    fn parse(&self, name: &str) -> Option<LogFile>;
+
+    /// The name of a timeline's history file, where the engine has such a thing.
+    fn history_name(&self, timeline: TimelineId) -> String;
+
+    /// Reads the server's own history file (see [`History::native`]).
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] for text that is none.
+    fn parse_history(&self, timeline: TimelineId, native: &str) -> Result<History>;
+}
+
+/// What a file name of the server means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogFile {
+    /// A log file: a range of a timeline.
+    Log {
+        /// Its timeline.
+        timeline: TimelineId,
+        /// The bytes it holds.
+        range: OffsetRange,
+    },
+    /// A timeline's history.
+    History(TimelineId),
+    /// A file the archive never holds (`.backup`, `.partial`).
+    Other,
+}
+
+/// What a base backup asks of the server.
+#[derive(Clone, Debug, Default)]
+pub struct BaseOptions {
+    /// The label the server keeps with it.
+    pub label: String,
+    /// Start at once with an immediate checkpoint instead of a spread one.
+    pub fast_checkpoint: bool,
+}
+
+/// A running base backup.
+#[async_trait]
+pub trait BaseStream: Send {
+    /// The next entry; `None` after [`BaseEvent::End`].
+    async fn next(&mut self) -> Result<Option<BaseEvent>>;
+}
+
+/// What comes out of a base backup, in this order: `Start`, entries, `End`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BaseEvent {
+    /// The backup has begun.
+    Start {
+        /// The timeline it is on.
+        timeline: TimelineId,
+        /// Replay begins here.
+        start: Offset,
+        /// Roughly how many bytes will come.
+        estimated_bytes: Option<u64>,
+        /// Tablespaces outside the data directory: link name (`pg_tblspc/16400`) and
+        /// the directory it points to.
+        tablespaces: Vec<(String, String)>,
+    },
+    /// A directory, by path relative to the data directory.
+    Directory(EntryMeta),
+    /// A symbolic link other than a tablespace's.
+    Symlink(EntryMeta, String),
+    /// A file begins; its bytes follow as `Data` until `FileEnd`.
+    File(EntryMeta, u64),
+    /// Bytes of the open file.
+    Data(Bytes),
+    /// The open file is complete.
+    FileEnd,
+    /// The backup is complete and matches what the server said of it.
+    End {
+        /// From here on the backup is consistent.
+        end: Offset,
+        /// The server's clock when the backup ended, if it told.
+        time: Option<Timestamp>,
+    },
+}
+
+/// Name and attributes of an entry of a base backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryMeta {
+    /// Relative to the data directory, `/` between components; files of a tablespace
+    /// are under its link name (`pg_tblspc/16400/...`).
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, seconds since the Unix epoch.
+    pub mtime: i64,
+}
+
+/// Yields the planned log in order, verified.
+#[async_trait]
+pub trait LogReader: Send {
+    /// The next piece, `None` at the end.
+    async fn next(&mut self) -> Result<Option<LogPiece>>;
+}
+
+/// Verified raw log bytes.
+#[derive(Clone, Debug)]
+pub struct LogPiece {
+    /// Their timeline.
+    pub timeline: TimelineId,
+    /// Offset of the first byte.
+    pub start: Offset,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// What an engine needs to finish a restore.
+#[derive(Clone, Debug)]
+pub struct RecoveryJob {
+    /// The directory in which the base lies.
+    pub dir: PathBuf,
+    /// A private directory for sockets, settings and staged log, beside `dir`.
+    pub scratch: PathBuf,
+    /// Which system this is.
+    pub identity: Identity,
+    /// The timeline to end on.
+    pub timeline: TimelineId,
+    /// Histories of every timeline the archive knows.
+    pub histories: Vec<History>,
+    /// Replay from here.
+    pub start: Offset,
+    /// The base is consistent from here on.
+    pub consistent: Offset,
+    /// Replay up to here and no further.
+    pub cut: Offset,
+    /// Whether the archive holds whole records past the cut.
+    pub more_follows: bool,
+    /// Where the server's programs are; `None` looks in the usual places.
+    pub bin_dir: Option<PathBuf>,
+    /// User to run servers as when started by root.
+    pub os_user: Option<String>,
+}
+
+/// What recovery reports while it runs.
+pub type ReplayProgress<'a> = &'a (dyn Fn(Offset) + Send + Sync);
+
+/// Turns a laid-out base and the log into a database at the cut.
+#[async_trait]
+pub trait Recovery: Send + Sync {
+    /// Finds the server's programs and refuses, before anything is written, what
+    /// could not work: wrong version, wrong user.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] with the missing piece named.
+    fn preflight(&self, job: &RecoveryJob) -> Result<()>;
+
+    /// Replays the log with a private server that nobody else can reach, and leaves a
+    /// cleanly shut down, ordinary data directory at exactly the cut.
+    async fn run(&self, job: &RecoveryJob, log: Box<dyn LogReader>, progress: ReplayProgress<'_>) -> Result<()>;
+
+    /// Writes recovery settings for a server elsewhere (`--no-recover`).
+    /// `fetch_command` is the `restore_command` to put in.
+    ///
+    /// # Errors
+    /// [`Kind::Failure`] when the settings cannot be written.
+    fn lay_out(&self, job: &RecoveryJob, fetch_command: &str) -> Result<()>;
+
+    /// Starts the recovered directory privately and leaves it running; gives the
+    /// command that connects to it.
+    async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<String>;
+}
+
+/// The engine with this name.
+///
+/// # Errors
+/// [`Kind::Config`] for a name this program does not know.
+pub fn by_name(name: &str) -> Result<Box<dyn Engine>> {
+    match name {
+        // "postgres" => Ok(Box::new(postgres::Postgres)),
+        other => Err(Error::new(Kind::Config, format!("engine {other:?} is not known to this version of pitr"))
+            .hint("was the archive made by a newer pitr?")),
+    }
+}
+
+/// The engine that speaks for this source URL.
+///
+/// # Errors
+/// [`Kind::Config`] for a scheme this program does not know.
+pub fn by_url(url: &str) -> Result<Box<dyn Engine>> {
+    match url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("postgres" | "postgresql") | None => by_name("postgres"),
+        Some(other) => Err(Error::new(Kind::Config, format!("source scheme {other:?} is not known"))
+            .hint("use postgres://USER@HOST:PORT/DATABASE")),
+    }
+}

@@ -1,0 +1,3 @@
+//! The `pitr` command.
+
+fn main() {}

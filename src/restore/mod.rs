@@ -1,0 +1,4 @@
+//! Does what a plan says, and decides nothing.
+
+pub mod files;
+pub mod log;

@@ -1,0 +1,94 @@
+//! Bytes and names: where an archive lies. Knows no database and no segment.
+//!
+//! Objects are immutable and create-only. A [`Store`] promises only what S3 and a
+//! disk both keep; `conformance` is the suite every implementation passes.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::Result;
+
+pub mod conformance;
+pub mod local;
+pub mod memory;
+pub mod probe;
+pub mod url;
+
+/// What became of a [`Store::create`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The object is new and durable.
+    New,
+    /// The object was there already, with the same bytes, and is durable.
+    Same,
+}
+
+/// A part of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    All,
+    /// `len` bytes from `start`; shorter when the object ends before.
+    Range {
+        /// First byte.
+        start: u64,
+        /// How many.
+        len: u64,
+    },
+    /// The last `len` bytes; all of a shorter object.
+    Last(u64),
+}
+
+/// What is known of an object without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// Create-only objects with names like `main/log/00000001/...`.
+///
+/// Errors are of kind [`crate::Kind::StoreUnreachable`] when the store cannot be
+/// reached or is full, and say the name and the place.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Makes an object, durably: when this returns, the bytes survive a power cut.
+    /// `body`'s pieces are written one after the other.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Fenced`] when other bytes stand under this name.
+    async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<Created>;
+
+    /// Reads an object or a part of it; `None` when there is none.
+    async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>>;
+
+    /// Calls `each` for every object whose name begins with `prefix` and comes after
+    /// `after` (if given), in no particular order. A prefix that ends with `/` is a
+    /// folder; all folders below it are walked, unless `shallow` asks for its own
+    /// objects only. Anything left by an interrupted `create` is not listed.
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        shallow: bool,
+        each: &mut (dyn FnMut(ObjectInfo) + Send),
+    ) -> Result<()>;
+
+    /// Size of an object; `None` when there is none.
+    async fn head(&self, name: &str) -> Result<Option<ObjectInfo>>;
+
+    /// Removes an object; removing one that is not there is success.
+    async fn delete(&self, name: &str) -> Result<()>;
+
+    /// The directory in which open tails may be kept, for stores on a local disk.
+    fn local_root(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Where this store is, as a URL without secrets.
+    fn location(&self) -> String;
+}

@@ -1,0 +1,5 @@
+//! The conveyor: source to cutter to segment to store to acknowledgement.
+
+pub mod ack;
+pub mod backup;
+pub mod tail;
