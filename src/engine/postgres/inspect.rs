@@ -10,7 +10,7 @@ use super::connect::{Connection, Mode, connect};
 use super::conninfo::SslMode;
 use super::source::{VERSION_MAX, VERSION_MIN, conninfo};
 use crate::engine::{Finding, Level, SourceOptions};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::model::time::Clock;
 
 mod grants;
@@ -42,7 +42,7 @@ fn from_error(subject: &str, level: Level, error: &Error) -> Finding {
 /// error: `pitr check` prints it beside what else it found.
 ///
 /// # Errors
-/// [`Kind::Config`] when the connection string itself is wrong.
+/// [`crate::Kind::Config`] when the connection string itself is wrong.
 pub async fn inspect(url: &str, options: &SourceOptions, clock: &dyn Clock) -> Result<Vec<Finding>> {
     let info = conninfo(url, options)?;
     let mut findings = Vec::new();
@@ -55,7 +55,6 @@ pub async fn inspect(url: &str, options: &SourceOptions, clock: &dyn Clock) -> R
     }
     let mut walsender = match connect(&info, Mode::Replication).await {
         Ok(connection) => connection,
-        Err(error) if error.kind() == Kind::Config => return Err(error),
         Err(error) => {
             findings.push(from_error("connection", Level::Critical, &error));
             return Ok(findings);
@@ -70,7 +69,7 @@ pub async fn inspect(url: &str, options: &SourceOptions, clock: &dyn Clock) -> R
     match super::connect::beside(&info, &walsender).await {
         Ok(mut sql) => {
             let name = info.application_name.as_deref().unwrap_or("pitr");
-            for finding in with_sql(&mut sql, options.slot.as_deref(), name, clock).await {
+            for finding in with_sql(&mut sql, walsender.process(), options.slot.as_deref(), name, clock).await {
                 match finding {
                     Ok(finding) => findings.push(finding),
                     Err((subject, error)) => findings.push(from_error(subject, Level::Warning, &error)),
@@ -107,7 +106,13 @@ async fn settings_by_show(walsender: &mut Connection) -> Vec<Finding> {
 
 type Outcome = Result<Finding, (&'static str, Error)>;
 
-async fn with_sql(sql: &mut Connection, slot: Option<&str>, name: &str, clock: &dyn Clock) -> Vec<Outcome> {
+async fn with_sql(
+    sql: &mut Connection,
+    own_process: i32,
+    slot: Option<&str>,
+    name: &str,
+    clock: &dyn Clock,
+) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     outcomes.push(role(sql).await.map_err(|e| ("replication", e)));
     match row(sql, SETTINGS).await {
@@ -121,7 +126,7 @@ async fn with_sql(sql: &mut Connection, slot: Option<&str>, name: &str, clock: &
             Err(error) => outcomes.push(Err(("slot", error))),
         }
     }
-    outcomes.push(lag(sql, name).await.map_err(|e| ("lag", e)));
+    outcomes.push(lag(sql, own_process, name).await.map_err(|e| ("lag", e)));
     outcomes
 }
 
@@ -185,7 +190,8 @@ async fn clock_skew(sql: &mut Connection, clock: &dyn Clock) -> Result<Finding> 
     Ok(judge::clock(before, row.number("micros"), after))
 }
 
-async fn lag(sql: &mut Connection, name: &str) -> Result<Finding> {
+/// `own_process` is this inspection's own walsender, which bears the same name.
+async fn lag(sql: &mut Connection, own_process: i32, name: &str) -> Result<Finding> {
     // `application_name` may hold anything: as a literal with every quote doubled, and
     // with standard strings whatever the server's default is.
     let literal = name.replace('\'', "''");
@@ -193,7 +199,7 @@ async fn lag(sql: &mut Connection, name: &str) -> Result<Finding> {
     let query = format!(
         "SELECT state, sync_state, flush_lsn, \
          (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END - flush_lsn)::bigint AS lag_bytes \
-         FROM pg_catalog.pg_stat_replication WHERE application_name = '{literal}' \
+         FROM pg_catalog.pg_stat_replication WHERE application_name = '{literal}' AND pid <> {own_process} \
          ORDER BY lag_bytes NULLS LAST LIMIT 1"
     );
     Ok(judge::lag(name, &row(sql, &query).await?))
