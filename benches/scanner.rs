@@ -77,9 +77,10 @@ fn scan(identity: &Identity, files: &[(String, Vec<u8>)], detail: Detail) -> (u6
     let mut scanner: Option<WalScanner> = None;
     for (file_name, content) in files {
         let (timeline, range) = name::parse_wal_file(file_name, identity.log_file_bytes).unwrap();
-        let mut going = scanner.take().filter(|s| s.offset() == range.start).unwrap_or_else(|| {
-            WalScanner::new(identity, timeline, ScanStart::LogFile(range.start), detail)
-        });
+        let mut going = scanner
+            .take()
+            .filter(|s| s.offset() == range.start)
+            .unwrap_or_else(|| WalScanner::new(identity, timeline, ScanStart::LogFile(range.start), detail));
         let sound = content.chunks(PIECE_BYTES).all(|piece| {
             marks.clear();
             let sound = going.feed(piece, &mut marks).is_ok();

@@ -26,7 +26,7 @@ mod tests;
 
 use self::name::format_lsn;
 use self::page::{LONG_HEADER_BYTES, Opening, PAGE_BYTES, PageRules, header_bytes};
-use self::record::{HEADER_BYTES, RecordHeader, aligned, check_length, crc};
+use self::record::{BodyCrc, HEADER_BYTES, RecordHeader, aligned, check_length};
 use self::xact::Told;
 use crate::engine::{Detail, ScanStart, Scanner};
 use crate::error::{Error, Result};
@@ -96,7 +96,7 @@ struct Open {
     /// Bytes seen.
     seen: u32,
     /// CRC of the body so far.
-    crc: u32,
+    crc: BodyCrc,
     /// The body so far, when the record is a telling one.
     body: Option<Vec<u8>>,
 }
@@ -269,10 +269,15 @@ impl WalScanner {
             let header = RecordHeader::new(header);
             header.check_previous(start, self.previous).map_err(|e| (start, e))?;
             let body = record.get(HEADER_BYTES..length as usize).unwrap_or_default();
-            header.check_crc(crc(0, body)).map_err(|e| (start, e))?;
+            header.check_crc_of(body).map_err(|e| (start, e))?;
             self.at += record.len() as u64;
-            self.finish(start, header, body, marks)?;
             rest = after;
+            if self.detail == Detail::Marks && self.abandoned.is_none() && header.is_plain() {
+                self.previous = Some(start);
+                self.boundary = self.at;
+                continue;
+            }
+            self.finish(start, header, body, marks)?;
             if !matches!(self.state, State::Between) {
                 return Ok(bytes.len() - rest.len());
             }
@@ -286,7 +291,7 @@ impl WalScanner {
             header: Partial::new(),
             length: 0,
             seen: 0,
-            crc: 0,
+            crc: BodyCrc::new(),
             body: None,
         });
         Ok(taken + self.continue_record(rest, marks)?)
@@ -383,7 +388,7 @@ impl Open {
         let wanted = (self.length - self.seen) as usize;
         let body = bytes.get(in_header..).unwrap_or_default();
         let body = body.get(..wanted).unwrap_or(body);
-        self.crc = crc(self.crc, body);
+        self.crc = self.crc.append(body);
         self.seen += body.len() as u32;
         if let Some(kept) = &mut self.body {
             let room = KEPT_BYTES_MAX - kept.len();
