@@ -22,6 +22,9 @@ mod record;
 mod xact;
 
 #[cfg(test)]
+mod synth;
+
+#[cfg(test)]
 mod tests;
 
 use self::name::format_lsn;
