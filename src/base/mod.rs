@@ -11,31 +11,11 @@
 //!                               table: where each chunk of a base lies
 //!                               manifest: files, times, log range; written last
 //! ```
-//! `docs/format.md` gives every byte. This module is pure: `stream::backup` and
-//! `restore::files` do the reading and writing.
-
-use crate::model::cluster::ClusterName;
+//! `docs/format.md` gives every byte. All of this is pure but for
+//! [`load`]; `stream::backup` and `restore::files` do the reading and writing.
 
 pub mod chunk;
+pub mod load;
 pub mod manifest;
 pub mod pack;
 pub mod table;
-
-/// Name of a base's manifest: the object whose existence makes the base.
-#[must_use]
-pub fn manifest_name(cluster: &ClusterName, id: &str) -> String {
-    format!("{cluster}/base/{id}/manifest.json")
-}
-
-/// Name of a base's chunk table.
-#[must_use]
-pub fn table_name(cluster: &ClusterName, id: &str) -> String {
-    format!("{cluster}/base/{id}/chunks")
-}
-
-/// Name of a pack.
-#[must_use]
-pub fn pack_name(cluster: &ClusterName, hash: &chunk::ChunkHash) -> String {
-    let hash = hash.to_string();
-    format!("{cluster}/pack/{}/{hash}", &hash[..2])
-}

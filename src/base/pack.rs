@@ -4,7 +4,7 @@
 //! pack     0  magic "PITRPACK"          8
 //!          8  version u32 = 1           4
 //!         12  entries, one after the other
-//!          .  footer: block names of its whole chunks
+//!          .  footer: names of its whole chunks and of their blocks
 //!          .  trailer                  24
 //!
 //! entry    0  kind u8                   1 whole chunk, 2 delta
@@ -21,7 +21,8 @@
 //! footer   per whole chunk, in order of its entry:
 //!          0  entry offset u32          4
 //!          4  n u32                     4   how many blocks: raw_len / 8 KiB, rounded up
-//!          8  block names          16 x n
+//!          8  chunk hash               32
+//!         40  block names          16 x n
 //!
 //! trailer  0  footer_len u32            4
 //!          4  entries u32               4   how many
@@ -47,6 +48,7 @@ const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 12;
 const WHOLE_HEAD_BYTES: usize = 48;
 const DELTA_HEAD_BYTES: usize = 96;
+const RECORD_HEAD_BYTES: usize = 40;
 
 /// Bytes of the trailer: read these first to find the footer.
 pub const TRAILER_BYTES: usize = 24;
@@ -86,21 +88,17 @@ pub struct PackWriter {
     footer: Vec<u8>,
     entries: u32,
     table: lz4_flex::block::CompressTable,
-}
-
-impl Default for PackWriter {
-    fn default() -> Self {
-        Self::new()
-    }
+    /// Where a payload is compressed to: kept, so that it is cleared only once.
+    room: Vec<u8>,
 }
 
 impl PackWriter {
-    /// An empty pack.
+    /// An empty pack in `buffer`, which is emptied first.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(buffer: Vec<u8>) -> Self {
         let mut writer =
             Self { bytes: Vec::new(), footer: Vec::new(), entries: 0, table: lz4_flex::block::CompressTable::large() };
-        writer.begin(Vec::new());
+        writer.begin(buffer);
         writer
     }
 
@@ -130,6 +128,7 @@ impl PackWriter {
         let extent = self.add(1, raw.len(), hash, &[], raw);
         self.footer.extend_from_slice(&extent.offset.to_le_bytes());
         self.footer.extend_from_slice(&(blocks.len() as u32).to_le_bytes());
+        self.footer.extend_from_slice(&hash.0);
         for block in blocks {
             self.footer.extend_from_slice(&block.0);
         }
@@ -162,17 +161,11 @@ impl PackWriter {
         self.bytes.extend_from_slice(extra);
         self.bytes.extend_from_slice(&[0; 4]);
         let body = self.bytes.len();
-        self.bytes.resize(body + lz4_flex::block::get_maximum_output_size(payload.len()), 0);
-        let room = self.bytes.get_mut(body..).unwrap_or_default();
-        // Compression fails only for want of room, which there is; raw then is right too.
-        let stored = lz4_flex::block::compress_into_with_table(payload, room, &mut self.table).unwrap_or(usize::MAX);
-        let codec = u8::from(stored < payload.len());
-        if codec == 1 {
-            self.bytes.truncate(body + stored);
-        } else {
-            self.bytes.truncate(body);
-            self.bytes.extend_from_slice(payload);
-        }
+        // Compression fails only for want of room, and a chunk has enough of it.
+        let stored = lz4_flex::block::compress_into_with_table(payload, &mut self.room, &mut self.table);
+        let compressed = stored.ok().and_then(|len| self.room.get(..len)).filter(|c| c.len() < payload.len());
+        let codec = u8::from(compressed.is_some());
+        self.bytes.extend_from_slice(compressed.unwrap_or(payload));
         let end = self.bytes.len();
         if let Some(entry) = self.bytes.get_mut(start..) {
             let (head, payload) = entry.split_at_mut(body - start);
@@ -338,10 +331,10 @@ pub fn walk(pack: &str, bytes: &[u8], mut each: impl FnMut(Extent, &Entry<'_>) -
         let extent = Extent { offset: at as u32, len: entry.len as u32 };
         if entry.kind == EntryKind::Whole {
             let blocks = entry.raw_len.div_ceil(BLOCK_BYTES);
-            if footer.blocks(extent.offset).is_none_or(|names| names.len() != blocks) {
+            if footer.anchor(extent.offset).is_none_or(|a| a.hash != entry.hash || a.blocks.len() != blocks) {
                 return refuse("a footer that does not fit its entries");
             }
-            whole += 8 + 16 * blocks;
+            whole += RECORD_HEAD_BYTES + 16 * blocks;
         }
         each(extent, &entry)?;
         at += entry.len;
@@ -379,11 +372,20 @@ impl Trailer {
     }
 }
 
-/// The block names of a pack's whole chunks.
+/// A whole chunk, as a footer tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anchor {
+    /// Its name.
+    pub hash: ChunkHash,
+    /// Its blocks' names.
+    pub blocks: Vec<BlockHash>,
+}
+
+/// The names of a pack's whole chunks and their blocks.
 #[derive(Clone, Debug)]
 pub struct Footer {
     bytes: Vec<u8>,
-    /// Entry offset to where its names stand in `bytes`.
+    /// Entry offset to where hash and block names stand in `bytes`.
     records: HashMap<u32, Range<usize>>,
 }
 
@@ -407,27 +409,29 @@ impl Footer {
         let mut at = 0;
         while at < bytes.len() {
             let record = le32(bytes, at).zip(le32(bytes, at + 4)).and_then(|(offset, count)| {
-                let names = at + 8..at + 8 + 16 * count as usize;
-                let new = (1..=BLOCKS_PER_CHUNK).contains(&(count as usize)) && names.end <= bytes.len();
-                new.then_some((offset, names))
+                let end = at + RECORD_HEAD_BYTES + 16 * count as usize;
+                let sane = (1..=BLOCKS_PER_CHUNK).contains(&(count as usize)) && end <= bytes.len();
+                sane.then_some((offset, at + 8..end))
             });
-            let Some((offset, names)) = record else {
+            let Some((offset, range)) = record else {
                 return Err(Error::corruption(format!("the footer of pack {pack} makes no sense at byte {at}")));
             };
-            at = names.end;
-            if records.insert(offset, names).is_some() {
+            at = range.end;
+            if records.insert(offset, range).is_some() {
                 return Err(Error::corruption(format!("the footer of pack {pack} names entry {offset} twice")));
             }
         }
         Ok(Self { bytes: bytes.to_vec(), records })
     }
 
-    /// The block names of the whole chunk whose entry begins at `offset`; `None` when
-    /// the pack has no such chunk there.
+    /// The whole chunk whose entry begins at `offset`; `None` when the pack has none
+    /// there.
     #[must_use]
-    pub fn blocks(&self, offset: u32) -> Option<Vec<BlockHash>> {
-        let names = self.bytes.get(self.records.get(&offset)?.clone())?;
-        Some(names.as_chunks::<16>().0.iter().map(|b| BlockHash(*b)).collect())
+    pub fn anchor(&self, offset: u32) -> Option<Anchor> {
+        let record = self.bytes.get(self.records.get(&offset)?.clone())?;
+        let (hash, names) = record.split_first_chunk::<32>()?;
+        let blocks = names.as_chunks::<16>().0.iter().map(|b| BlockHash(*b)).collect();
+        Some(Anchor { hash: ChunkHash(*hash), blocks })
     }
 
     /// Memory it takes, roughly, in bytes.

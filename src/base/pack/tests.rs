@@ -9,7 +9,7 @@ fn chunk(len: usize, seed: u8) -> Vec<u8> {
 
 /// Three entries: compressible, a delta of it, and one that does not compress.
 fn small_pack() -> (ChunkHash, Vec<u8>, Vec<Vec<u8>>) {
-    let mut writer = PackWriter::new();
+    let mut writer = PackWriter::new(Vec::new());
     let old = chunk(3 * BLOCK_BYTES + 100, 1);
     let mut new = old.clone();
     new[BLOCK_BYTES + 7] ^= 1;
@@ -82,8 +82,9 @@ fn the_footer_alone_gives_the_block_names() {
     let footer = Footer::parse("p", &bytes[bytes.len() - TRAILER_BYTES - trailer.footer_len..]).unwrap();
     let mut blocks = Vec::new();
     digest(&chunks[0], &mut blocks);
-    assert_eq!(footer.blocks(HEAD_BYTES as u32), Some(blocks));
-    assert_eq!(footer.blocks(HEAD_BYTES as u32 + 1), None);
+    let hash = ChunkHash::of(&chunks[0]);
+    assert_eq!(footer.anchor(HEAD_BYTES as u32), Some(Anchor { hash, blocks }));
+    assert_eq!(footer.anchor(HEAD_BYTES as u32 + 1), None);
     assert!(Footer::parse("p", &bytes[bytes.len() - TRAILER_BYTES - trailer.footer_len + 1..]).is_err());
 }
 
