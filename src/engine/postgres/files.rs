@@ -16,7 +16,7 @@
 //! Source: `src/include/access/xlog_internal.h` (`IsXLogFileName` and its siblings),
 //! `src/backend/access/transam/timeline.c` (`readTimeLineHistory`).
 
-use super::wal::name::{format_wal_file, parse_lsn, parse_wal_file};
+use super::wal::name::{file_bytes, format_wal_file, parse_lsn, parse_wal_file};
 use crate::engine::{LogFile, LogFiles};
 use crate::error::{Error, Result};
 use crate::model::cluster::Identity;
@@ -33,7 +33,7 @@ impl PostgresLogFiles {
     /// The files of the cluster with this identity.
     #[must_use]
     pub fn new(identity: &Identity) -> Self {
-        Self { file_bytes: identity.log_file_bytes }
+        Self { file_bytes: file_bytes(identity) }
     }
 }
 

@@ -27,7 +27,7 @@ mod synth;
 #[cfg(test)]
 mod tests;
 
-use self::name::format_lsn;
+use self::name::{file_bytes, format_lsn};
 use self::page::{LONG_HEADER_BYTES, Opening, PAGE_BYTES, PageRules, header_bytes};
 use self::record::{BodyCrc, HEADER_BYTES, RecordHeader, aligned, check_length};
 use self::xact::Told;
@@ -148,7 +148,7 @@ impl WalScanner {
         Self {
             rules: PageRules::new(identity, timeline),
             timeline,
-            file_bytes: identity.log_file_bytes,
+            file_bytes: file_bytes(identity),
             server_version: identity.server_version,
             detail,
             at,
@@ -161,6 +161,11 @@ impl WalScanner {
     }
 
     fn advance(&mut self, mut bytes: &[u8], marks: &mut Vec<Mark>) -> Result<(), Refusal> {
+        // Whatever follows stays within the WAL file in which these bytes end.
+        let room = (bytes.len() as u64).saturating_add(self.file_bytes);
+        if self.at.checked_add(room).is_none() {
+            return Err((self.at, "no server's log is that long".to_owned()));
+        }
         while !bytes.is_empty() {
             let taken = if let State::Unused { start, end } = self.state {
                 self.pass_unused(start, end, bytes.len(), marks)
