@@ -184,6 +184,15 @@ mod tests {
     }
 
     #[test]
+    fn reads_the_history_of_a_real_server() {
+        let text = include_str!("../../../proto-fixtures/postgres/15/wal/new_timeline/00000002.history");
+        let history = files().parse_history(TimelineId(2), text).unwrap();
+        let [parent] = history.ancestors[..] else { panic!("{history:?}") };
+        assert_eq!(parent.timeline, TimelineId(1));
+        assert_eq!(parent.switch.floor_to(1 << 20), Offset(0xB0_0000));
+    }
+
+    #[test]
     fn an_ancestor_ends_where_its_child_was_left_before_it_began() {
         let text = "1\t0/3000000\tx\n2\t0/2000000\tx\n3\t0/5000000\tx\n";
         let expected = [(1, "0/2000000"), (2, "0/2000000"), (3, "0/5000000")].map(|(t, l)| (t, l.to_owned()));

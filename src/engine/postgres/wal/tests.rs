@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 
+use super::open::KEPT_BYTES_MAX;
 use super::synth::{self, Ending, FILE_BYTES, Log, START, identity};
 use super::*;
 use crate::error::Kind;
@@ -75,7 +76,8 @@ impl Fixture {
             log_file_bytes: REAL_FILE_BYTES,
             ..identity(15)
         };
-        WalScanner::new(&identity, TimelineId(1), start, detail)
+        let timeline = name::parse_wal_file(&self.first, REAL_FILE_BYTES).unwrap().0;
+        WalScanner::new(&identity, timeline, start, detail)
     }
 
     fn scan(&self, detail: Detail) -> (Vec<Mark>, u64, Option<Error>) {
@@ -126,7 +128,8 @@ fn seen(marks: &[Mark]) -> Vec<(u64, MarkKind)> {
 
 #[test]
 fn sees_the_records_that_pg_waldump_sees() {
-    for case in ["transactions_and_a_switch", "record_longer_than_a_file", "end_of_log", "lost_record"] {
+    let cases = ["transactions_and_a_switch", "record_longer_than_a_file", "end_of_log", "lost_record", "new_timeline"];
+    for case in cases {
         let fixture = fixture(case);
         let expected = fixture.expected();
         let (marks, boundary, _) = fixture.scan(Detail::Records);
@@ -161,6 +164,19 @@ fn a_real_restore_point_has_the_time_of_its_making() {
     let at = marks.iter().position(|m| matches!(m.kind, MarkKind::RestorePoint { .. })).unwrap();
     assert!(time(&marks[at - 1]) <= time(&marks[at]));
     assert!(time(&marks[at + 1]) <= time(&marks[at + 2]));
+}
+
+#[test]
+fn real_log_of_a_new_timeline_begins_with_a_page_of_its_parent() {
+    let fixture = fixture("new_timeline");
+    assert_eq!(page::u32_at(&fixture.bytes, 4), 1);
+    assert_eq!(page::u32_at(&fixture.bytes, PAGE_BYTES as usize + 4), 2);
+    let (marks, boundary, _) = fixture.scan(Detail::Records);
+    assert!(boundary > fixture.start() + PAGE_BYTES);
+    // Its first own record begins where the history says that the parent was left.
+    let history = include_str!("../../../../proto-fixtures/postgres/15/wal/new_timeline/00000002.history");
+    let switch = name::parse_lsn(history.split('\t').nth(1).unwrap()).unwrap();
+    assert!(marks.iter().any(|m| m.start == switch));
 }
 
 #[test]
