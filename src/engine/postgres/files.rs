@@ -16,7 +16,7 @@
 //! Source: `src/include/access/xlog_internal.h` (`IsXLogFileName` and its siblings),
 //! `src/backend/access/transam/timeline.c` (`readTimeLineHistory`).
 
-use super::wal::name::{format_wal_file, parse_lsn, parse_wal_file};
+use super::wal::name::{file_bytes, format_wal_file, parse_lsn, parse_wal_file};
 use crate::engine::{LogFile, LogFiles};
 use crate::error::{Error, Result};
 use crate::model::cluster::Identity;
@@ -33,7 +33,7 @@ impl PostgresLogFiles {
     /// The files of the cluster with this identity.
     #[must_use]
     pub fn new(identity: &Identity) -> Self {
-        Self { file_bytes: identity.log_file_bytes }
+        Self { file_bytes: file_bytes(identity) }
     }
 }
 
@@ -181,6 +181,15 @@ mod tests {
         let text = "# made by hand\n1\t0/A000A8\tno recovery target specified\n\n  \n4\t16/B374D848\tbefore 2026-11-20 1\t0/1\n";
         assert_eq!(ancestors(text), [(1, "0/A000A8".to_owned()), (4, "16/B374D848".to_owned())]);
         assert_eq!(ancestors("1\t0/A000A8\t"), [(1, "0/A000A8".to_owned())]);
+    }
+
+    #[test]
+    fn reads_the_history_of_a_real_server() {
+        let text = include_str!("../../../proto-fixtures/postgres/15/wal/new_timeline/00000002.history");
+        let history = files().parse_history(TimelineId(2), text).unwrap();
+        let [parent] = history.ancestors[..] else { panic!("{history:?}") };
+        assert_eq!(parent.timeline, TimelineId(1));
+        assert_eq!(parent.switch.floor_to(1 << 20), Offset(0xB0_0000));
     }
 
     #[test]

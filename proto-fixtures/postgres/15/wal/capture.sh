@@ -87,6 +87,20 @@ query -c "insert into t values (3, 'after the crash')" -c 'select pg_switch_wal(
 crash
 keep lost_record "$first" "$first"
 
+# Recovery ends in the middle of a file and goes on there as timeline 2.
+start
+query -c "insert into t values (4, 'on timeline 1')"
+"$bin/pg_ctl" -D "$data" -w -m fast stop >/dev/null
+echo "restore_command = 'false'" >> "$data/postgresql.conf"
+touch "$data/recovery.signal"
+start
+query -c "insert into t values (5, 'on timeline 2')" \
+    -c "select pg_logical_emit_message(true, 'long', repeat('l', 9000))"
+first=$(file)
+crash
+keep new_timeline "$first" "$first"
+cp "$data/pg_wal/00000002.history" "$work/kept/new_timeline/"
+
 for case in "$work"/kept/*/; do
     mkdir -p "$here/$(basename "$case")"
     cp "$case"* "$here/$(basename "$case")/"

@@ -3,7 +3,7 @@
 //! Promises: whatever the pieces in which the log comes, every page header, every
 //! record's length, link to the record before and CRC-32C is verified, every mark is
 //! reported once, and memory stays bounded: no record is ever assembled, only the
-//! bodies of those that tell something are kept, up to [`KEPT_BYTES_MAX`].
+//! bodies of those that tell something are kept, up to [`open::KEPT_BYTES_MAX`].
 //!
 //! Relies on: the log of one timeline, in order, from a server of the identity's major
 //! version.
@@ -17,6 +17,7 @@
 //! Source: `src/backend/access/transam/xlogreader.c`.
 
 pub mod name;
+mod open;
 mod page;
 mod record;
 mod xact;
@@ -27,9 +28,10 @@ mod synth;
 #[cfg(test)]
 mod tests;
 
-use self::name::format_lsn;
+use self::name::{file_bytes, format_lsn};
+use self::open::{Open, Partial};
 use self::page::{LONG_HEADER_BYTES, Opening, PAGE_BYTES, PageRules, header_bytes};
-use self::record::{BodyCrc, HEADER_BYTES, RecordHeader, aligned, check_length};
+use self::record::{HEADER_BYTES, RecordHeader, aligned, check_length};
 use self::xact::Told;
 use crate::engine::{Detail, ScanStart, Scanner};
 use crate::error::{Error, Result};
@@ -37,11 +39,6 @@ use crate::model::cluster::Identity;
 use crate::model::mark::{Mark, MarkKind};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
-
-/// How much of a telling record's body is kept while it comes in pieces. A commit with
-/// two million subtransactions is longer; what lies past this is not missed, see
-/// [`xact::read`].
-const KEPT_BYTES_MAX: usize = 8 << 20;
 
 /// The [`Scanner`] of PostgreSQL's log.
 ///
@@ -89,49 +86,6 @@ enum State {
     Unused { start: u64, end: u64 },
 }
 
-/// A record that came in part.
-#[derive(Debug)]
-struct Open {
-    start: u64,
-    header: Partial<HEADER_BYTES>,
-    /// Bytes of header and body; 0 until known, which is before the page ends.
-    length: u32,
-    /// Bytes seen.
-    seen: u32,
-    /// CRC of the body so far.
-    crc: BodyCrc,
-    /// The body so far, when the record is a telling one.
-    body: Option<Vec<u8>>,
-}
-
-/// Up to `N` bytes that came in pieces.
-#[derive(Debug)]
-struct Partial<const N: usize> {
-    bytes: [u8; N],
-    len: usize,
-}
-
-impl<const N: usize> Partial<N> {
-    fn new() -> Self {
-        Self { bytes: [0; N], len: 0 }
-    }
-
-    fn get(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-
-    /// Takes bytes from `input` until `wanted` are held; gives how many it took.
-    fn fill(&mut self, input: &[u8], wanted: usize) -> usize {
-        let mut taken = 0;
-        for (slot, byte) in self.bytes.iter_mut().take(wanted).skip(self.len).zip(input) {
-            *slot = *byte;
-            taken += 1;
-        }
-        self.len += taken;
-        taken
-    }
-}
-
 /// Why a record is refused: where it begins, and a sentence.
 type Refusal = (u64, String);
 
@@ -148,7 +102,7 @@ impl WalScanner {
         Self {
             rules: PageRules::new(identity, timeline),
             timeline,
-            file_bytes: identity.log_file_bytes,
+            file_bytes: file_bytes(identity),
             server_version: identity.server_version,
             detail,
             at,
@@ -161,6 +115,11 @@ impl WalScanner {
     }
 
     fn advance(&mut self, mut bytes: &[u8], marks: &mut Vec<Mark>) -> Result<(), Refusal> {
+        // Whatever follows stays within the WAL file in which these bytes end.
+        let room = (bytes.len() as u64).saturating_add(self.file_bytes);
+        if self.at.checked_add(room).is_none() {
+            return Err((self.at, "no server's log is that long".to_owned()));
+        }
         while !bytes.is_empty() {
             let taken = if let State::Unused { start, end } = self.state {
                 self.pass_unused(start, end, bytes.len(), marks)
@@ -289,14 +248,7 @@ impl WalScanner {
         if rest.is_empty() {
             return Ok(taken);
         }
-        self.state = State::Within(Open {
-            start: self.at,
-            header: Partial::new(),
-            length: 0,
-            seen: 0,
-            crc: BodyCrc::new(),
-            body: None,
-        });
+        self.state = State::Within(Open::new(self.at));
         Ok(taken + self.continue_record(rest, marks)?)
     }
 
@@ -368,36 +320,6 @@ impl WalScanner {
             )),
             _ => Ok(()),
         }
-    }
-}
-
-impl Open {
-    /// Takes bytes of the record, up to its end or the end of `bytes`.
-    fn take(&mut self, bytes: &[u8], previous: Option<u64>) -> Result<usize, String> {
-        let in_header = self.header.fill(bytes, HEADER_BYTES);
-        self.seen += in_header as u32;
-        if self.length == 0 && self.header.len >= 4 {
-            self.length = page::u32_at(self.header.get(), 0);
-            check_length(self.length)?;
-        }
-        if self.header.len < HEADER_BYTES {
-            return Ok(in_header);
-        }
-        let header = RecordHeader::new(&self.header.bytes);
-        if in_header > 0 {
-            header.check_previous(self.start, previous)?;
-            self.body = header.is_telling().then(Vec::new);
-        }
-        let wanted = (self.length - self.seen) as usize;
-        let body = bytes.get(in_header..).unwrap_or_default();
-        let body = body.get(..wanted).unwrap_or(body);
-        self.crc = self.crc.append(body);
-        self.seen += body.len() as u32;
-        if let Some(kept) = &mut self.body {
-            let room = KEPT_BYTES_MAX - kept.len();
-            kept.extend_from_slice(body.get(..room).unwrap_or(body));
-        }
-        Ok(in_header + body.len())
     }
 }
 

@@ -9,11 +9,20 @@
 //! Source: `src/include/access/xlog_internal.h` (`XLogFileName`, `IsXLogFileName`) and
 //! `src/backend/utils/adt/pg_lsn.c`.
 
+use super::page::PAGE_BYTES;
+use crate::model::cluster::Identity;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
 
 /// The log bytes that share the middle part of a WAL file's name.
 const BYTES_PER_LOG_ID: u64 = 1 << 32;
+
+/// The size of a cluster's WAL files. An identity may be read from a damaged archive:
+/// a size that no server has is brought within one page and 1 GiB, so that arithmetic
+/// on it is safe; log that does not fit is then refused where its pages are checked.
+pub(in crate::engine::postgres) fn file_bytes(identity: &Identity) -> u64 {
+    identity.log_file_bytes.clamp(PAGE_BYTES, 1 << 30)
+}
 
 /// An offset as PostgreSQL prints an LSN: `16/B374D848`.
 #[must_use]
@@ -33,13 +42,13 @@ pub fn parse_lsn(text: &str) -> Option<Offset> {
     Some(Offset(part(high)? << 32 | part(low)?))
 }
 
-/// The name of the WAL file of `file_bytes` that holds the byte at `offset`.
+/// The name of the WAL file of `file_bytes` (not 0) that holds the byte at `offset`.
 #[must_use]
 pub fn format_wal_file(timeline: TimelineId, offset: Offset, file_bytes: u64) -> String {
     format!("{timeline}{:08X}{:08X}", offset.0 >> 32, offset.0 % BYTES_PER_LOG_ID / file_bytes)
 }
 
-/// The timeline and range of a WAL file of `file_bytes`; `None` for a name that is none.
+/// The timeline and range of a WAL file of `file_bytes` (not 0); `None` for a name that is none.
 #[must_use]
 pub fn parse_wal_file(name: &str, file_bytes: u64) -> Option<(TimelineId, OffsetRange)> {
     if name.len() != 24 || !name.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)) {

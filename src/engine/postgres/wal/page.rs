@@ -19,7 +19,7 @@
 //! (`XLogPageHeaderData`, `XLogLongPageHeaderData`) and `XLogReaderValidatePageHeader`
 //! in `src/backend/access/transam/xlogreader.c`.
 
-use super::name::format_lsn;
+use super::name::{file_bytes, format_lsn};
 use crate::model::cluster::Identity;
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
@@ -89,7 +89,7 @@ impl PageRules {
         Self {
             magic: magic_of(identity.server_version),
             system: identity.system.parse().ok(),
-            file_bytes: identity.log_file_bytes,
+            file_bytes: file_bytes(identity),
             timeline,
             latest: 0,
         }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 
+use super::open::KEPT_BYTES_MAX;
 use super::synth::{self, Ending, FILE_BYTES, Log, START, identity};
 use super::*;
 use crate::error::Kind;
@@ -30,12 +31,18 @@ fn scan_log(log: &Log) -> (Vec<Mark>, u64, Option<Error>) {
     scan(scanner(log, ScanStart::LogFile(Offset(START)), Detail::Records), &log.bytes)
 }
 
-/// Asserts that the log is refused with a message that has `what` in it.
+/// Asserts that the log is refused with a message that has `what` in it, whole or byte
+/// by byte, and whatever marks are asked for.
 fn assert_refused(log: &Log, what: &str) {
-    let (_, _, refused) = scan_log(log);
-    let error = refused.unwrap_or_else(|| panic!("taken, though: {what}"));
-    assert_eq!(error.kind(), Kind::Corruption);
-    assert!(error.message().contains(what), "{what:?} is not in {error}");
+    for (detail, piece_bytes) in
+        [(Detail::Records, usize::MAX), (Detail::Marks, usize::MAX), (Detail::Records, 1), (Detail::Marks, 1)]
+    {
+        let mut scanner = scanner(log, ScanStart::LogFile(Offset(START)), detail);
+        let refused = log.bytes.chunks(piece_bytes).find_map(|p| scanner.feed(p, &mut Vec::new()).err());
+        let error = refused.unwrap_or_else(|| panic!("{detail:?} in {piece_bytes}: taken, though {what}"));
+        assert_eq!(error.kind(), Kind::Corruption);
+        assert!(error.message().contains(what), "{detail:?} in {piece_bytes}: {what:?} is not in {error}");
+    }
 }
 
 // --- WAL of a real server -------------------------------------------------------------
@@ -69,7 +76,8 @@ impl Fixture {
             log_file_bytes: REAL_FILE_BYTES,
             ..identity(15)
         };
-        WalScanner::new(&identity, TimelineId(1), start, detail)
+        let timeline = name::parse_wal_file(&self.first, REAL_FILE_BYTES).unwrap().0;
+        WalScanner::new(&identity, timeline, start, detail)
     }
 
     fn scan(&self, detail: Detail) -> (Vec<Mark>, u64, Option<Error>) {
@@ -120,7 +128,8 @@ fn seen(marks: &[Mark]) -> Vec<(u64, MarkKind)> {
 
 #[test]
 fn sees_the_records_that_pg_waldump_sees() {
-    for case in ["transactions_and_a_switch", "record_longer_than_a_file", "end_of_log", "lost_record"] {
+    let cases = ["transactions_and_a_switch", "record_longer_than_a_file", "end_of_log", "lost_record", "new_timeline"];
+    for case in cases {
         let fixture = fixture(case);
         let expected = fixture.expected();
         let (marks, boundary, _) = fixture.scan(Detail::Records);
@@ -155,6 +164,19 @@ fn a_real_restore_point_has_the_time_of_its_making() {
     let at = marks.iter().position(|m| matches!(m.kind, MarkKind::RestorePoint { .. })).unwrap();
     assert!(time(&marks[at - 1]) <= time(&marks[at]));
     assert!(time(&marks[at + 1]) <= time(&marks[at + 2]));
+}
+
+#[test]
+fn real_log_of_a_new_timeline_begins_with_a_page_of_its_parent() {
+    let fixture = fixture("new_timeline");
+    assert_eq!(page::u32_at(&fixture.bytes, 4), 1);
+    assert_eq!(page::u32_at(&fixture.bytes, PAGE_BYTES as usize + 4), 2);
+    let (marks, boundary, _) = fixture.scan(Detail::Records);
+    assert!(boundary > fixture.start() + PAGE_BYTES);
+    // Its first own record begins where the history says that the parent was left.
+    let history = include_str!("../../../../proto-fixtures/postgres/15/wal/new_timeline/00000002.history");
+    let switch = name::parse_lsn(history.split('\t').nth(1).unwrap()).unwrap();
+    assert!(marks.iter().any(|m| m.start == switch));
 }
 
 #[test]
@@ -320,6 +342,24 @@ fn refuses_a_page_that_goes_on_with_another_record() {
 }
 
 #[test]
+fn refuses_a_page_that_breaks_into_a_record_without_a_beginning() {
+    let mut log = Log::new(15, 1);
+    log.plain(FILE_BYTES as usize + 20_000);
+    let second = FILE_BYTES as usize;
+    let scan_second = |log: &Log| {
+        let start = ScanStart::LogFile(Offset(START + FILE_BYTES));
+        scan(scanner(log, start, Detail::Records), &log.bytes[second..])
+    };
+    assert_eq!(scan_second(&log).1, log.end());
+    log.bytes[second + 8192 + 16] ^= 8;
+    let (_, boundary, refused) = scan_second(&log);
+    assert!(refused.unwrap().message().contains("page continues the record by"));
+    assert_eq!(boundary, START + FILE_BYTES);
+    log.bytes[second + 8192 + 2] = 0;
+    assert!(scan_second(&log).2.unwrap().message().contains("does not continue the record"));
+}
+
+#[test]
 fn drops_a_lost_record_only_when_the_server_says_so_of_that_record() {
     let torn = || {
         let mut log = Log::new(15, 1);
@@ -341,7 +381,7 @@ fn drops_a_lost_record_only_when_the_server_says_so_of_that_record() {
     assert_refused(&log, "gave up the record at");
 
     let (mut log, _) = torn();
-    log.commit(6, 0);
+    log.plain(100);
     assert_refused(&log, "does not say it gave it up");
 }
 
@@ -516,10 +556,15 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_refused_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 1..20_000), at in 0..4_u64) {
-        let log = Log::new(15, 1);
-        let start = if at == 0 { ScanStart::LogFile(Offset(START)) } else { ScanStart::Boundary(Offset(START + at * 1000)) };
-        let (marks, ..) = scan(scanner(&log, start, Detail::Records), &bytes);
-        prop_assert!(marks.is_empty());
+    fn garbage_is_refused_and_never_a_panic(
+        bytes in prop::collection::vec(any::<u8>(), 1..20_000),
+        at in prop_oneof![Just(START), START..START + 30_000, u64::MAX - 100_000..=u64::MAX, any::<u64>()],
+        file_bytes in prop_oneof![Just(FILE_BYTES), any::<u64>(), Just(0)],
+        at_file: bool,
+    ) {
+        let identity = Identity { log_file_bytes: file_bytes, ..identity(15) };
+        let start = if at_file { ScanStart::LogFile(Offset(at)) } else { ScanStart::Boundary(Offset(at)) };
+        let scanner = WalScanner::new(&identity, TimelineId(1), start, Detail::Records);
+        prop_assert!(scan(scanner, &bytes).0.is_empty());
     }
 }
