@@ -221,6 +221,13 @@ pub(super) fn explain(endpoint: &Endpoint, error: &std::io::Error) -> Error {
                 "connect by a name the certificate carries; hostaddr=ADDRESS keeps the address"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "renew the server's certificate",
+            // The TLS library's own words; its types are not ours to name.
+            CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+                "the server's certificate is its own authority: give that very certificate as sslrootcert=FILE"
+            }
+            CertificateError::Other(other) if other.to_string().contains("UnsupportedCertVersion") => {
+                "the server's certificate is of version 1: sign it again with a subjectAltName (`openssl x509 -extfile`)"
+            }
             _ => "`openssl s_client -starttls postgres -connect HOST:PORT` shows the certificate",
         },
         Some(rustls::Error::AlertReceived(_)) => {
