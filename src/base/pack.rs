@@ -96,8 +96,13 @@ impl PackWriter {
     /// An empty pack in `buffer`, which is emptied first.
     #[must_use]
     pub fn new(buffer: Vec<u8>) -> Self {
-        let mut writer =
-            Self { bytes: Vec::new(), footer: Vec::new(), entries: 0, table: lz4_flex::block::CompressTable::large() };
+        let mut writer = Self {
+            bytes: Vec::new(),
+            footer: Vec::new(),
+            entries: 0,
+            table: lz4_flex::block::CompressTable::large(),
+            room: vec![0; lz4_flex::block::get_maximum_output_size(CHUNK_BYTES)],
+        };
         writer.begin(buffer);
         writer
     }

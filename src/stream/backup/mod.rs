@@ -146,8 +146,7 @@ impl Backup<'_> {
         while let Some(event) = stream.next().await? {
             match event {
                 BaseEvent::Start { timeline, start, estimated_bytes, tablespaces } => {
-                    received.timeline = timeline;
-                    received.start = start;
+                    received.begun = Some((timeline, start));
                     received.estimated_bytes = estimated_bytes;
                     received.tablespaces =
                         tablespaces.into_iter().map(|(link, target)| Tablespace { link, target }).collect();
@@ -255,13 +254,17 @@ impl Backup<'_> {
 
     async fn publish(&self, began: Timestamp, received: Received, packed: Packed) -> Result<Manifest> {
         // `expire` may have run meanwhile and not known that we build upon them.
-        let mut heads = stream::iter(&packed.older).map(|p| async move { Ok((p, self.is_there(p).await?)) }).buffered(HEADS_AT_ONCE);
+        let mut heads = stream::iter(&packed.older)
+            .map(|p| async move { Ok((p, self.is_there(p).await?)) })
+            .buffered(HEADS_AT_ONCE);
         while let Some((pack, there)) = heads.try_next().await? {
             if !there {
                 return Err(Error::corruption(format!("pack {} went away while a base was built upon it", pack.hash))
                     .hint("did `pitr expire` run at the same time? take the backup again"));
             }
         }
+        let (timeline, start) =
+            received.begun.ok_or_else(|| Error::failure("the base backup's stream never said where it begins"))?;
         let id = new_id(began);
         let table = Bytes::from(packed.table.encode());
         let manifest = Manifest {
@@ -272,8 +275,8 @@ impl Backup<'_> {
             system: self.identity.system.clone(),
             server_version: self.identity.server_version,
             label: self.label.to_owned(),
-            timeline: received.timeline,
-            start: received.start,
+            timeline,
+            start,
             end: received.end,
             began,
             ended: received.ended.unwrap_or(began),
@@ -298,8 +301,8 @@ impl Backup<'_> {
 /// What came out of the stream, but for the chunks.
 #[derive(Default)]
 struct Received {
-    timeline: TimelineId,
-    start: Offset,
+    /// Timeline and start, once the stream has begun.
+    begun: Option<(TimelineId, Offset)>,
     end: Offset,
     ended: Option<Timestamp>,
     estimated_bytes: Option<u64>,

@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 
 use self::entries::{Entries, TablespaceRow};
-use self::server_manifest::parse_lsn;
+use self::server_manifest::read_lsn;
 use super::connect::Connection;
 use super::wire::backend::Backend;
 use super::wire::report::Report;
@@ -37,9 +37,9 @@ use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
 
-mod entries;
-mod server_manifest;
-mod tar;
+pub mod entries;
+pub mod server_manifest;
+pub mod tar;
 
 /// Begins a base backup on `connection`, which must be a replication connection.
 ///
@@ -99,7 +99,7 @@ fn text(row: &Row, column: usize) -> Result<Option<String>> {
 fn position(row: Option<Row>) -> Result<(Offset, TimelineId)> {
     let missing = || Error::failure("the server gave no position with the base backup");
     let row = row.ok_or_else(missing)?;
-    let lsn = parse_lsn(&text(&row, 0)?.ok_or_else(missing)?)?;
+    let lsn = read_lsn(&text(&row, 0)?.ok_or_else(missing)?)?;
     let timeline = text(&row, 1)?.and_then(|t| t.parse().ok()).ok_or_else(missing)?;
     Ok((lsn, TimelineId(timeline)))
 }
@@ -231,7 +231,10 @@ impl Backup {
                 };
                 let listed = self.links.iter().position(|known| *known == link);
                 let Some(listed) = listed else {
-                    return Err(malformed(&format!("archive {:?}, which it did not list,", String::from_utf8_lossy(&name))));
+                    return Err(malformed(&format!(
+                        "archive {:?}, which it did not list,",
+                        String::from_utf8_lossy(&name)
+                    )));
                 };
                 self.links.remove(listed);
                 self.entries.begin_archive(link.as_deref())

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use sha2::Digest;
 
+use crate::engine::postgres::source::parse_lsn;
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
@@ -117,8 +118,8 @@ pub fn check(manifest: &[u8], received: &HashMap<String, Received>) -> Result<Ve
         .map(|line| {
             Ok(LogRange {
                 timeline: TimelineId(line.timeline),
-                start: parse_lsn(&line.start)?,
-                end: parse_lsn(&line.end)?,
+                start: read_lsn(&line.start)?,
+                end: read_lsn(&line.end)?,
             })
         })
         .collect()
@@ -155,14 +156,8 @@ fn read(manifest: &[u8]) -> Result<Document> {
 ///
 /// # Errors
 /// [`crate::Kind::Failure`] for text that is none.
-pub fn parse_lsn(text: &str) -> Result<Offset> {
-    let half = |digits: &str| {
-        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
-        plain.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
-    };
-    let lsn = text.split_once('/').and_then(|(high, low)| half(high).zip(half(low)));
-    lsn.map(|(high, low)| Offset(u64::from(high) << 32 | u64::from(low)))
-        .ok_or_else(|| Error::failure(format!("the server gave {text:?} where an LSN belongs")))
+pub fn read_lsn(text: &str) -> Result<Offset> {
+    parse_lsn(text).ok_or_else(|| Error::failure(format!("the server gave {text:?} where an LSN belongs")))
 }
 
 #[cfg(test)]
@@ -234,14 +229,6 @@ pub(super) mod tests {
             bad[at] ^= 1;
             assert!(check(&bad, &received(files)).is_err(), "byte {at}");
             assert!(check(&bytes[..at], &received(files)).is_err(), "{at} bytes");
-        }
-    }
-
-    #[test]
-    fn reads_lsns_strictly() {
-        assert_eq!(parse_lsn("16/B374D848").unwrap(), Offset(0x16_B374_D848));
-        for text in ["", "1", "/1", "1/", "+1/2", "1/2/3", "1/123456789", "x/1"] {
-            assert!(parse_lsn(text).is_err(), "{text:?}");
         }
     }
 }

@@ -142,7 +142,8 @@ fn begin(block: &[u8; BLOCK], each: &mut impl FnMut(TarEvent) -> Result<()>) -> 
     let name = text(field(0, 100))?;
     let refuse = |flaw: &str| Error::failure(format!("the server's tar has {flaw} at {name:?}"));
     // The checksum counts its own field as spaces.
-    let sum = block.iter().map(|&b| u64::from(b)).sum::<u64>() - field(148, 8).iter().map(|&b| u64::from(b)).sum::<u64>()
+    let sum = block.iter().map(|&b| u64::from(b)).sum::<u64>()
+        - field(148, 8).iter().map(|&b| u64::from(b)).sum::<u64>()
         + 8 * u64::from(b' ');
     if number(field(148, 8)) != Some(sum) {
         return Err(refuse("a header with a wrong checksum"));
@@ -188,7 +189,9 @@ fn begin(block: &[u8; BLOCK], each: &mut impl FnMut(TarEvent) -> Result<()>) -> 
             }
             each(TarEvent::Symlink(meta, target))?;
         }
-        other => return Err(refuse(&format!("an entry of type {:?}, which PostgreSQL does not write,", char::from(other)))),
+        other => {
+            return Err(refuse(&format!("an entry of type {:?}, which PostgreSQL does not write,", char::from(other))));
+        }
     }
     Ok(after_content(0))
 }
@@ -367,11 +370,12 @@ pub(super) mod tests {
         let mut reader = TarReader::new();
         let mut events = Vec::new();
         let size = 3 << 40;
-        reader.feed(header("big", b'0', size, "").into(), |event| {
-            events.push(event);
-            Ok(())
-        })
-        .unwrap();
+        reader
+            .feed(header("big", b'0', size, "").into(), |event| {
+                events.push(event);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(events, [TarEvent::File(meta("big"), size)]);
         assert!(reader.finish().is_err());
     }
