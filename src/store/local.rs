@@ -262,6 +262,15 @@ impl Inner {
     }
 }
 
+/// Makes `folder` and what is missing between it and `root`, the store's directory, so
+/// that their names survive a power cut: for files that are not objects, like tails.
+///
+/// # Errors
+/// [`Kind::StoreUnreachable`] when `root` is not there or the folder cannot be made.
+pub fn make_folder(root: &Path, folder: &Path) -> Result<()> {
+    LocalStore::open(root)?.0.make_durable(folder)
+}
+
 /// Says what a system error means for whoever runs the archive.
 fn explain(doing: &str, path: &Path, error: io::Error) -> Error {
     let at = path.parent().unwrap_or(path).display();

@@ -109,6 +109,17 @@ async fn directories_taken_away_are_made_again() {
     assert_eq!(store.create("a/b/c", vec![]).await.unwrap(), Created::New);
 }
 
+#[test]
+fn a_folder_is_made_in_the_store_but_not_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("mnt");
+    assert_eq!(make_folder(&root, &root.join("main/log")).unwrap_err().kind(), Kind::StoreUnreachable);
+    fs::create_dir(&root).unwrap();
+    make_folder(&root, &root.join("main/log")).unwrap();
+    make_folder(&root, &root.join("main/log")).unwrap();
+    assert!(root.join("main/log").is_dir());
+}
+
 #[tokio::test]
 async fn folders_behind_links_are_walked_and_foreign_files_are_not() {
     let (dir, store) = store();
