@@ -273,7 +273,8 @@ pub fn make_folder(root: &Path, folder: &Path) -> Result<()> {
 
 /// Says what a system error means for whoever runs the archive.
 fn explain(doing: &str, path: &Path, error: io::Error) -> Error {
-    let at = path.parent().unwrap_or(path).display();
+    // The commands in the hint need a directory that is there.
+    let at = path.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(path).display();
     let hint = match error.kind() {
         io::ErrorKind::StorageFull => Some(format!("the disk is full: make room and pitr goes on; see `df -h {at}`")),
         io::ErrorKind::QuotaExceeded => {

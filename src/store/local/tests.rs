@@ -146,15 +146,15 @@ async fn an_archive_is_not_for_everybody() {
 #[test]
 fn system_errors_come_with_what_to_do() {
     for (errno, says) in [
-        (rustix::io::Errno::NOSPC, "the disk is full: make room and pitr goes on; see `df -h /store`"),
+        (rustix::io::Errno::NOSPC, "the disk is full: make room and pitr goes on; see `df -h /`"),
         (rustix::io::Errno::DQUOT, "the quota is used up"),
         (rustix::io::Errno::ROFS, "mounted read-only"),
         (rustix::io::Errno::ACCESS, "which user runs pitr"),
         (rustix::io::Errno::IO, "see `dmesg`"),
     ] {
-        let error = explain("write", Path::new("/store/object"), errno.into());
+        let error = explain("write", Path::new("/no-such/object"), errno.into());
         assert_eq!(error.kind(), Kind::StoreUnreachable);
-        assert_eq!(error.message(), "cannot write /store/object");
+        assert_eq!(error.message(), "cannot write /no-such/object");
         assert!(error.advice().unwrap().contains(says), "{:?}", error.advice());
     }
 }
