@@ -262,9 +262,19 @@ impl Inner {
     }
 }
 
+/// Makes `folder` and what is missing between it and `root`, the store's directory, so
+/// that their names survive a power cut: for files that are not objects, like tails.
+///
+/// # Errors
+/// [`Kind::StoreUnreachable`] when `root` is not there or the folder cannot be made.
+pub fn make_folder(root: &Path, folder: &Path) -> Result<()> {
+    LocalStore::open(root)?.0.make_durable(folder)
+}
+
 /// Says what a system error means for whoever runs the archive.
 fn explain(doing: &str, path: &Path, error: io::Error) -> Error {
-    let at = path.parent().unwrap_or(path).display();
+    // The commands in the hint need a directory that is there.
+    let at = path.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(path).display();
     let hint = match error.kind() {
         io::ErrorKind::StorageFull => Some(format!("the disk is full: make room and pitr goes on; see `df -h {at}`")),
         io::ErrorKind::QuotaExceeded => {
