@@ -1,5 +1,41 @@
 //! Base backups: full to restore, incremental to store.
+//!
+//! Every file is cut into *chunks* of 1 MiB, aligned to its start and named by their
+//! content. A chunk is stored once, inside a *pack*; one that differs in few blocks
+//! from the chunk that stood at the same place in the base before is stored as those
+//! blocks, a *delta* against a whole chunk (its *anchor*), never against a delta.
+//!
+//! ```text
+//! file bytes --chunk--> hash, block hashes --pack--> objects of 16 to 64 MiB
+//!                                 |
+//!                               table: where each chunk of a base lies
+//!                               manifest: files, times, log range; written last
+//! ```
+//! `docs/format.md` gives every byte. This module is pure: `stream::backup` and
+//! `restore::files` do the reading and writing.
+
+use crate::model::cluster::ClusterName;
 
 pub mod chunk;
 pub mod manifest;
 pub mod pack;
+pub mod table;
+
+/// Name of a base's manifest: the object whose existence makes the base.
+#[must_use]
+pub fn manifest_name(cluster: &ClusterName, id: &str) -> String {
+    format!("{cluster}/base/{id}/manifest.json")
+}
+
+/// Name of a base's chunk table.
+#[must_use]
+pub fn table_name(cluster: &ClusterName, id: &str) -> String {
+    format!("{cluster}/base/{id}/chunks")
+}
+
+/// Name of a pack.
+#[must_use]
+pub fn pack_name(cluster: &ClusterName, hash: &chunk::ChunkHash) -> String {
+    let hash = hash.to_string();
+    format!("{cluster}/pack/{}/{hash}", &hash[..2])
+}
