@@ -38,6 +38,9 @@ pub struct TimelineLog {
     pub restore_points: Vec<RestorePoint>,
     /// Recorded gaps in order of their start.
     pub gaps: Vec<Gap>,
+    /// Ranges of the rolled-up footers, in order, without those a wider one
+    /// supersedes. See [`index`].
+    pub indexes: Vec<OffsetRange>,
     /// The log is known to be complete up to this moment of the source's clock.
     pub confirmed: Option<Timestamp>,
 }
