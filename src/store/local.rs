@@ -150,6 +150,16 @@ impl Store for LocalStore {
         walker.await.map_err(|e| Error::failure("listing the store was stopped").because(e))?
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let prefix = name::folder(prefix)?.to_owned();
+        self.blocking(move |inner| {
+            let path = inner.root.join(&prefix);
+            let folders = walk::folders(&path, &prefix);
+            Ok(inner.absent_is_none("list", &path, folders)?.unwrap_or_default())
+        })
+        .await
+    }
+
     async fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
         name::check(name)?;
         let name = name.to_owned();
