@@ -14,3 +14,5 @@
 mod support;
 
 mod harness;
+mod restore_to_time;
+mod stream;
