@@ -13,6 +13,13 @@
 
 mod support;
 
+mod bad_input;
+mod base;
+mod cli;
+mod crash;
+mod failover;
 mod harness;
 mod restore_to_time;
 mod stream;
+mod versions;
+mod wal_commands;

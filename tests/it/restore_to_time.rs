@@ -319,7 +319,7 @@ fn no_recover_leaves_the_replay_to_an_ordinary_server() {
     let scratch = Scratch::new();
     let server = Server::new(&scratch, "source");
     marker_table(&server);
-    let pitr = Pitr::new(&scratch).source(&server).as_server_user();
+    let pitr = Pitr::new(&scratch).source(&server).by_server_user();
     pitr.ok(["init"]);
     pitr.catch_up();
     let inside = BTreeSet::from([mark(&server), mark(&server)]);

@@ -15,7 +15,7 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 pub use load::Load;
-pub use pitr::{Archiver, Finished, Pitr};
+pub use pitr::{Finished, Pitr};
 pub use programs::Version;
 pub use scratch::Scratch;
 pub use server::Server;

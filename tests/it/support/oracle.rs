@@ -130,7 +130,7 @@ pub fn assert_export_equals_wal(dir: &Path, server: &Server, timeline: u32, star
         let theirs = std::fs::read(server.wal_dir().join(name)).unwrap_or_else(|e| panic!("server's {name}: {e}"));
         assert_same_bytes(name, &ours, &theirs);
     }
-    if end % size != 0 {
+    if !end.is_multiple_of(size) {
         let name = wal_file_name(timeline, end, size);
         let length = usize::try_from(end % size).expect("a length");
         let ours = [dir.join(&name), dir.join(format!("{name}.partial"))]
@@ -144,12 +144,21 @@ pub fn assert_export_equals_wal(dir: &Path, server: &Server, timeline: u32, star
     names.len()
 }
 
-/// The offset at which the archive of `timeline` begins, by object names.
+/// The offset at which the archive of `timeline` begins, by object names: of its
+/// segments, and of `tail-<start>-<epoch>` files, the open end of a local store.
 #[track_caller]
 pub fn archive_start(cluster_dir: &Path, timeline: u32) -> u64 {
-    let segments = segment_files(cluster_dir);
-    segments.iter().filter(|s| s.timeline == timeline).map(|s| s.start).min().unwrap_or_else(|| {
-        panic!("no segment of timeline {timeline} in {}", cluster_dir.display());
+    let segments = segment_files(cluster_dir).into_iter().filter(|s| s.timeline == timeline).map(|s| s.start);
+    let tails = std::fs::read_dir(cluster_dir.join("log")).into_iter().flatten().flatten();
+    let tails = tails
+        .filter(|dir| u32::from_str_radix(&dir.file_name().to_string_lossy(), 16) == Ok(timeline))
+        .flat_map(|dir| std::fs::read_dir(dir.path()).into_iter().flatten().flatten())
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            u64::from_str_radix(name.strip_prefix("tail-")?.split_once('-')?.0, 16).ok()
+        });
+    segments.chain(tails).min().unwrap_or_else(|| {
+        panic!("nothing of timeline {timeline} in {}", cluster_dir.display());
     })
 }
 

@@ -24,7 +24,7 @@ pub struct Pitr<'a> {
     store: PathBuf,
     source: Option<String>,
     env: Vec<(String, String)>,
-    as_server_user: bool,
+    by_server_user: bool,
 }
 
 impl<'a> Pitr<'a> {
@@ -41,7 +41,7 @@ impl<'a> Pitr<'a> {
             store: scratch.join(store),
             source: None,
             env: Vec::new(),
-            as_server_user: false,
+            by_server_user: false,
         }
     }
 
@@ -65,13 +65,13 @@ impl<'a> Pitr<'a> {
 
     /// Runs as the server's user, as an `archive_command` does; the store belongs to
     /// that user from the beginning.
-    pub fn as_server_user(mut self) -> Self {
+    pub fn by_server_user(mut self) -> Self {
         self.binary = self.scratch.runnable_by_server(&self.binary, 0);
         if !self.store.exists() {
             std::fs::create_dir(&self.store).expect("store directory");
         }
         give_to_server_user(&self.store);
-        self.as_server_user = true;
+        self.by_server_user = true;
         self
     }
 
@@ -106,7 +106,7 @@ impl<'a> Pitr<'a> {
         for (key, value) in &self.env {
             command.env(key, value);
         }
-        if self.as_server_user {
+        if self.by_server_user {
             as_server_user(&mut command);
         }
         command
@@ -149,7 +149,7 @@ impl<'a> Pitr<'a> {
     pub fn run_restore(&self, server: &Server, to: &Path, words: &[&str]) -> Finished {
         let mut command = self.command(["restore"]);
         command.args(words).arg("--to").arg(to).arg("--bin-dir").arg(server.bin_dir());
-        if let Some(user) = server_user().filter(|_| !self.as_server_user) {
+        if let Some(user) = server_user().filter(|_| !self.by_server_user) {
             command.args(["--os-user", &user.name]);
         }
         finish(self.scratch, command)
@@ -305,21 +305,6 @@ impl Archiver {
         let end = server.flush_lsn();
         self.wait_until_acknowledged(server, end);
         end
-    }
-
-    /// Waits until it has said `words` on either output.
-    #[track_caller]
-    pub fn wait_until_says(&mut self, words: &str) {
-        let wanted = words.to_lowercase();
-        condition(format!("the archiver to say {words:?}"), PATIENCE, || {
-            let said = self.output.finished(String::new(), None).said().to_lowercase();
-            said.contains(&wanted).then_some(())
-        });
-    }
-
-    /// What it has said so far.
-    pub fn said(&self) -> String {
-        self.output.finished(String::new(), None).said()
     }
 
     #[track_caller]

@@ -240,14 +240,6 @@ impl Server {
         }
     }
 
-    /// Waits until a server in recovery has ended it, or until it has ended.
-    pub fn wait_while_running(&mut self) -> std::process::ExitStatus {
-        let child = self.postmaster.as_mut().expect("a started server");
-        let status = condition("postgres to end by itself", PATIENCE, || child.try_wait().expect("wait"));
-        self.postmaster = None;
-        status
-    }
-
     /// Promotes a standby and waits until it takes writes.
     pub fn promote(&self) {
         assert_eq!(self.sql("select pg_promote(true, 60)"), "t", "pg_promote");
