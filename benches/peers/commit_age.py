@@ -10,6 +10,7 @@ PITR_BENCH_SECONDS (20) is the length of one run, PITR_BENCH_TPS (5000) the load
 """
 
 import re
+import signal
 import subprocess
 import sys
 
@@ -64,7 +65,7 @@ def main():
         said, _ = load.communicate()
         rates.append(float(re.search(r"tps = ([0-9.]+)", said).group(1)))
         ages.append(float(age))
-        archiver.terminate()
+        archiver.send_signal(signal.SIGINT)
         if archiver.wait(60) != 0:
             sys.exit(f"error: pitr archive ended with {archiver.returncode}; see {pitr.log}")
         cluster.sql("truncate commits")
