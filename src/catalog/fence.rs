@@ -1,1 +1,198 @@
-//! Being written.
+//! Fencing: two archivers never make a forked history.
+//!
+//! Promise: a writer holds a number, its *epoch*, that no other writer ever held or
+//! will hold, and finds out when a later writer has come. It stamps the number into
+//! every object it makes; readers prefer the highest.
+//!
+//! Relies on: [`Store::create`] lets exactly one of several creators win, and epochs
+//! are never deleted. Numbers are consecutive, since a writer takes the number after
+//! one that it has *seen* taken; so one look at the next number tells whether a later
+//! writer exists. No lock files, no clocks that have to agree, no right to delete.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::layout::{Layout, ObjectName};
+use crate::error::{Error, Kind, Result};
+use crate::model::time::{Clock, Timestamp};
+use crate::store::{Part, Store};
+
+/// A claimed epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    number: u32,
+    /// Name of the object that exists once a later writer has come.
+    successor: String,
+}
+
+/// What an epoch object holds: for people, and for telling our own claim from
+/// another's when the answer to a create was lost.
+#[derive(Debug, Serialize, Deserialize)]
+struct Claim {
+    who: String,
+    when: Timestamp,
+    nonce: String,
+}
+
+/// Claims the next epoch of the cluster. `who` says to people which writer this is
+/// (host, process).
+///
+/// # Errors
+/// [`Kind::StoreUnreachable`] as the store reports it; [`Kind::Corruption`] once all
+/// numbers are taken, which honest writers do not live to see.
+pub async fn claim(store: &dyn Store, layout: &Layout, clock: &dyn Clock, who: &str) -> Result<Epoch> {
+    let mut highest = 0;
+    let mut see = |info: crate::store::ObjectInfo| {
+        if let Some(ObjectName::Epoch(n)) = layout.parse(&info.name) {
+            highest = highest.max(n);
+        }
+    };
+    store.list(&layout.epochs(), None, true, &mut see).await?;
+
+    let claim = Claim { who: who.to_owned(), when: clock.now(), nonce: format!("{:016x}", rand::random::<u64>()) };
+    let body =
+        serde_json::to_vec(&claim).map_err(|e| Error::failure("cannot write the claim of an epoch").because(e))?;
+    let body = Bytes::from(body);
+    loop {
+        let number = next(layout, highest)?;
+        match store.create(&layout.name(&ObjectName::Epoch(number)), vec![body.clone()]).await {
+            // `Same` is our own claim too: the nonce makes it so.
+            Ok(_) => {
+                let successor = layout.name(&ObjectName::Epoch(next(layout, number)?));
+                return Ok(Epoch { number, successor });
+            }
+            // Another writer was faster: it holds this number, so ours is the next.
+            Err(error) if error.kind() == Kind::Fenced => highest = number,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn next(layout: &Layout, number: u32) -> Result<u32> {
+    number.checked_add(1).ok_or_else(|| {
+        Error::corruption(format!("{}{number:010} is the last epoch there can be", layout.epochs()))
+            .hint("who made this object? archivers count epochs up from 1")
+    })
+}
+
+impl Epoch {
+    /// The number to stamp into objects.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Makes sure that no later writer has come.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`], naming the later writer, when one has.
+    pub async fn check(&self, store: &dyn Store) -> Result<()> {
+        if store.head(&self.successor).await?.is_none() {
+            return Ok(());
+        }
+        let by = match store.get(&self.successor, Part::All).await?.map(|b| serde_json::from_slice::<Claim>(&b)) {
+            Some(Ok(claim)) => format!("{} at {}", claim.who, claim.when),
+            _ => "another archiver".to_owned(),
+        };
+        Err(Error::new(
+            Kind::Fenced,
+            format!("{} was claimed by {by}, while this archiver holds epoch {}", self.successor, self.number),
+        )
+        .hint("does a second archiver run for this cluster? stop one of them; the newer one goes on"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::store::{Created, ObjectInfo};
+
+    struct At(i64);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp(self.0)
+        }
+    }
+
+    /// Create-only names; a listing may be told to miss the newest object, as one
+    /// made a moment later would be.
+    #[derive(Default)]
+    struct Names {
+        objects: Mutex<BTreeMap<String, Bytes>>,
+        hide_last: bool,
+    }
+
+    #[async_trait]
+    impl Store for Names {
+        async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<Created> {
+            let mut objects = self.objects.lock().unwrap();
+            if objects.contains_key(name) {
+                return Err(Error::new(Kind::Fenced, name));
+            }
+            objects.insert(name.to_owned(), body.concat().into());
+            Ok(Created::New)
+        }
+
+        async fn get(&self, name: &str, _: Part) -> Result<Option<Bytes>> {
+            Ok(self.objects.lock().unwrap().get(name).cloned())
+        }
+
+        async fn list(
+            &self,
+            prefix: &str,
+            _: Option<&str>,
+            _: bool,
+            each: &mut (dyn FnMut(ObjectInfo) + Send),
+        ) -> Result<()> {
+            let names: Vec<_> =
+                self.objects.lock().unwrap().keys().filter(|n| n.starts_with(prefix)).cloned().collect();
+            let shown = names.len() - usize::from(self.hide_last && !names.is_empty());
+            names.into_iter().take(shown).for_each(|name| each(ObjectInfo { name, bytes: 1 }));
+            Ok(())
+        }
+
+        async fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+            Ok(self.objects.lock().unwrap().get(name).map(|b| ObjectInfo { name: name.into(), bytes: b.len() as u64 }))
+        }
+
+        async fn delete(&self, _: &str) -> Result<()> {
+            Err(Error::failure("nobody may delete an epoch"))
+        }
+
+        fn location(&self) -> String {
+            "test".into()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_later_writer_fences_the_earlier_one_and_is_named() {
+        let (store, layout) = (Names::default(), Layout::new("main".parse().unwrap()));
+        let first = claim(&store, &layout, &At(0), "host-a").await.unwrap();
+        first.check(&store).await.unwrap();
+        let second = claim(&store, &layout, &At(1_000_000), "host-b").await.unwrap();
+        assert_eq!((first.number(), second.number()), (1, 2));
+        second.check(&store).await.unwrap();
+        let error = first.check(&store).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Fenced);
+        assert_eq!(
+            error.message(),
+            "main/epoch/0000000002 was claimed by host-b at 1970-01-01T00:00:01.000000Z, while this archiver holds epoch 1"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_loser_of_a_race_takes_the_next_number() {
+        let (mut store, layout) = (Names::default(), Layout::new("main".parse().unwrap()));
+        claim(&store, &layout, &At(0), "host-a").await.unwrap();
+        store.hide_last = true;
+        let second = claim(&store, &layout, &At(0), "host-b").await.unwrap();
+        let third = claim(&store, &layout, &At(0), "host-c").await.unwrap();
+        assert_eq!((second.number(), third.number()), (2, 3));
+    }
+}

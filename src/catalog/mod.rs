@@ -71,7 +71,7 @@ pub enum Holder {
 }
 
 /// How a segment is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Codec {
     /// LZ4 frame.
     Lz4,

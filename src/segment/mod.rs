@@ -1,7 +1,10 @@
 //! Segments: a contiguous range of one timeline's log, compressed and checksummed.
 
+mod bytes;
 pub mod codec;
 pub mod cutter;
 pub mod format;
 pub mod read;
+#[cfg(test)]
+mod samples;
 pub mod write;

@@ -1,1 +1,313 @@
-//! Being written.
+//! A store in a directory.
+//!
+//! An object is a file. It is written beside its place under a hidden name, fsynced,
+//! given its name without ever replacing another file, and then the directory is
+//! fsynced, as are the directories above it that this process has not fsynced yet. What a crash
+//! leaves at each step:
+//!
+//! | after | is left |
+//! |---|---|
+//! | writing, fsync of the file | a hidden file, never listed, removed by [`LocalStore::sweep`] |
+//! | the name is given | the whole object, or nothing: whoever creates it again is told `Same` once it is durable |
+//! | fsync of the directory | the object |
+//!
+//! A name under which bytes can be read therefore always has all of them.
+//!
+//! The directory itself is never made by writing to it: a store whose disk is not
+//! mounted must not go on quietly on the disk beneath. [`LocalStore::make`] makes it.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{Created, ObjectInfo, Part, Store, name};
+use crate::error::{Error, Kind, Result};
+use crate::model::time::Timestamp;
+
+mod place;
+mod walk;
+
+/// Objects in a directory. Clones share what they know.
+#[derive(Clone, Debug)]
+pub struct LocalStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    /// Directories whose names are known to survive a power cut.
+    durable: Mutex<HashSet<PathBuf>>,
+}
+
+/// How many listed objects are handed over at a time.
+const BATCH: usize = 1024;
+
+impl LocalStore {
+    /// The store in the directory `root`. Nothing is touched: a directory that is not
+    /// there is reported by the first use.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when `root` is relative and there is no working directory.
+    pub fn open(root: &Path) -> Result<Self> {
+        let root = std::path::absolute(root).map_err(|e| {
+            Error::config(format!("store directory {} has no absolute path", root.display())).because(e)
+        })?;
+        Ok(Self(Arc::new(Inner { root, durable: Mutex::default() })))
+    }
+
+    /// The store in the directory `root`, which is made, durably, if it is not there.
+    ///
+    /// # Errors
+    /// As [`LocalStore::open`]; [`Kind::StoreUnreachable`] when it cannot be made.
+    pub fn make(root: &Path) -> Result<Self> {
+        let store = Self::open(root)?;
+        let root = &store.0.root;
+        // What is there above it was made durable by whoever made it.
+        let there = root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+        place::make_dirs(root, there).map_err(|e| explain("make", root, e))?;
+        Ok(store)
+    }
+
+    /// Removes what creates that were interrupted more than a day before `now` have
+    /// left; gives how many files. Those of the last day may belong to a writer at work.
+    ///
+    /// # Errors
+    /// [`Kind::StoreUnreachable`] when the store cannot be read.
+    pub async fn sweep(&self, now: Timestamp) -> Result<u64> {
+        self.blocking(move |inner| {
+            let swept = place::sweep(&inner.root, now);
+            swept.map_err(|e| inner.explain("clean up", &inner.root, e))
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
+        let inner = Arc::clone(&self.0);
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(done) => done,
+            Err(e) => Err(Error::failure("work on the store was stopped").because(e)),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<Created> {
+        name::check(name)?;
+        let name = name.to_owned();
+        self.blocking(move |inner| inner.create(&name, &body)).await
+    }
+
+    async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>> {
+        name::check(name)?;
+        let name = name.to_owned();
+        self.blocking(move |inner| {
+            let path = inner.root.join(name);
+            inner.absent_is_none("read", &path, read(&path, part))
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        shallow: bool,
+        each: &mut (dyn FnMut(ObjectInfo) + Send),
+    ) -> Result<()> {
+        name::folder(prefix)?;
+        let wanted = walk::Wanted { prefix: prefix.to_owned(), after: after.map(str::to_owned), shallow };
+        let (sender, mut receiver) = mpsc::channel::<Vec<ObjectInfo>>(4);
+        let this = self.clone();
+        let walker = tokio::spawn(async move {
+            this.blocking(move |inner| {
+                let mut batch = Vec::with_capacity(BATCH);
+                let walked = walk::walk(&inner.root, &wanted, &mut |info| {
+                    batch.push(info);
+                    // Nobody listens any more when the list was given up: stop there.
+                    batch.len() < BATCH
+                        || sender.blocking_send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).is_ok()
+                });
+                match walked {
+                    Ok(()) => {
+                        // As above: a list given up needs no last batch.
+                        drop(sender.blocking_send(batch));
+                        Ok(())
+                    }
+                    Err((path, e)) => inner.absent_is_none("list", &path, Err(e)).map(|_: Option<()>| ()),
+                }
+            })
+            .await
+        });
+        while let Some(batch) = receiver.recv().await {
+            batch.into_iter().for_each(&mut *each);
+        }
+        walker.await.map_err(|e| Error::failure("listing the store was stopped").because(e))?
+    }
+
+    async fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        name::check(name)?;
+        let name = name.to_owned();
+        self.blocking(move |inner| {
+            let path = inner.root.join(&name);
+            let bytes = fs::metadata(&path).map(|data| data.is_file().then_some(data.len()));
+            let bytes = inner.absent_is_none("look at", &path, bytes)?.flatten();
+            Ok(bytes.map(|bytes| ObjectInfo { name, bytes }))
+        })
+        .await
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        name::check(name)?;
+        let name = name.to_owned();
+        self.blocking(move |inner| {
+            let path = inner.root.join(name);
+            inner.absent_is_none("delete", &path, fs::remove_file(&path)).map(|_| ())
+        })
+        .await
+    }
+
+    fn local_root(&self) -> Option<&Path> {
+        Some(&self.0.root)
+    }
+
+    fn location(&self) -> String {
+        self.0.root.display().to_string()
+    }
+}
+
+impl Inner {
+    fn create(&self, name: &str, body: &[Bytes]) -> Result<Created> {
+        let path = self.root.join(name);
+        let dir = path.parent().unwrap_or(&self.root);
+        // What is there already needs no writing: the case of a chunk stored before and
+        // of a create tried again.
+        if let Some(same) = self.compare(&path, body)? {
+            return self.settle(name, &path, dir, same);
+        }
+        self.make_durable(dir)?;
+        let temp = place::write_beside(&path, body).map_err(|e| self.explain("write", &path, e))?;
+        match temp.give_name(&path).map_err(|e| self.explain("name", &path, e))? {
+            place::Named::New => {
+                place::sync_dir(dir).map_err(|e| self.explain("make durable", dir, e))?;
+                Ok(Created::New)
+            }
+            place::Named::Taken => {
+                let same = self.compare(&path, body)?.unwrap_or(false);
+                self.settle(name, &path, dir, same)
+            }
+        }
+    }
+
+    /// Whether the object at `path` has just these bytes; `None` when there is none.
+    fn compare(&self, path: &Path, body: &[Bytes]) -> Result<Option<bool>> {
+        self.absent_is_none("compare", path, place::same(path, body))
+    }
+
+    /// The end of a create that found its name taken.
+    fn settle(&self, name: &str, path: &Path, dir: &Path, same: bool) -> Result<Created> {
+        if !same {
+            return Err(Error::new(
+                Kind::Fenced,
+                format!("object {name} in store {} holds other bytes than those to be written", self.root.display()),
+            )
+            .hint("did two archivers write to this cluster, or was the store copied back in time? `pitr status` shows the writers"));
+        }
+        // It may have been copied here, or its creator may not have come to the fsync.
+        self.make_durable(dir)?;
+        let synced = File::open(path).and_then(|file| file.sync_all()).and_then(|()| place::sync_dir(dir));
+        synced.map_err(|e| self.explain("make durable", path, e))?;
+        Ok(Created::Same)
+    }
+
+    /// Makes `dir` and fsyncs the names of it and all above it within the store, once.
+    fn make_durable(&self, dir: &Path) -> Result<()> {
+        let known = |set: &Mutex<HashSet<PathBuf>>| set.lock().unwrap_or_else(PoisonError::into_inner).contains(dir);
+        if known(&self.durable) && dir.is_dir() {
+            return Ok(());
+        }
+        if !self.root.is_dir() {
+            return Err(self.explain("write to", &self.root, io::ErrorKind::NotFound.into()));
+        }
+        place::make_dirs(dir, &self.root).map_err(|e| self.explain("make", dir, e))?;
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned());
+        Ok(())
+    }
+
+    /// Turns "not there" into `None`, but only where the store itself is there: else an
+    /// unmounted disk would prove every object absent.
+    fn absent_is_none<T>(&self, doing: &str, path: &Path, result: io::Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) && self.root.is_dir() =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(self.explain(doing, path, e)),
+        }
+    }
+
+    fn explain(&self, doing: &str, path: &Path, error: io::Error) -> Error {
+        if error.kind() == io::ErrorKind::NotFound && !self.root.is_dir() {
+            return Error::new(Kind::StoreUnreachable, format!("store directory {} is not there", self.root.display()))
+                .hint("is its disk mounted? `pitr init` makes a new store");
+        }
+        explain(doing, path, error)
+    }
+}
+
+/// Says what a system error means for whoever runs the archive.
+fn explain(doing: &str, path: &Path, error: io::Error) -> Error {
+    let at = path.parent().unwrap_or(path).display();
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull => Some(format!("the disk is full: make room and pitr goes on; see `df -h {at}`")),
+        io::ErrorKind::QuotaExceeded => {
+            Some(format!("the quota is used up: raise it and pitr goes on; see `quota` for {at}"))
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some(format!(
+            "the filesystem is mounted read-only, often after a disk error: see `dmesg` and `findmnt -T {at}`"
+        )),
+        io::ErrorKind::PermissionDenied => {
+            Some(format!("which user runs pitr, and may it write there? see `id` and `ls -ld {at}`"))
+        }
+        _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            Some("the disk reports an error: do not rely on it; see `dmesg`".to_owned())
+        }
+        _ => None,
+    };
+    let error = Error::store_io(doing, path, error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Reads a part of a file. Something that is no file is not there.
+fn read(path: &Path, part: Part) -> io::Result<Bytes> {
+    let mut file = File::open(path)?;
+    let data = file.metadata()?;
+    if !data.is_file() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let size = data.len();
+    let (start, len) = match part {
+        Part::All => (0, size),
+        Part::Range { start, len } => (start.min(size), len.min(size.saturating_sub(start))),
+        Part::Last(len) => (size.saturating_sub(len), len.min(size)),
+    };
+    if start > 0 {
+        file.seek(SeekFrom::Start(start))?;
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
+    file.take(len).read_to_end(&mut bytes)?;
+    Ok(bytes.into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use crate::error::Result;
 pub mod conformance;
 pub mod local;
 pub mod memory;
+mod name;
 pub mod probe;
 pub mod url;
 

@@ -1,1 +1,194 @@
-//! Being written.
+//! What a store truly guarantees, found by trying: `pitr init` does so before it
+//! relies on it, since many stores that speak S3 ignore or race a conditional write.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde::Serialize;
+
+use super::{Created, Part, Store};
+use crate::error::{Kind, Result};
+
+/// How many writers race for one name.
+const RACERS: usize = 16;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProbeReport {
+    /// Where the store is.
+    pub store: String,
+    /// How many writers tried to create one name at once, each with bytes of its own.
+    pub racers: usize,
+    /// How many were told that they did; one is right.
+    pub winners: usize,
+    /// The name holds the winner's bytes, and a later create does not change them.
+    pub keeps_the_first: bool,
+    /// Creating the same bytes again is success, as a retry needs.
+    pub same_again_is_success: bool,
+    /// What was created is listed at once.
+    pub lists_at_once: bool,
+    /// Parts of an object can be read.
+    pub reads_parts: bool,
+    /// What was deleted is gone at once.
+    pub deletes_at_once: bool,
+}
+
+impl ProbeReport {
+    /// Whether two archivers can be kept from making a forked history here.
+    #[must_use]
+    pub fn fences(&self) -> bool {
+        self.winners == 1 && self.keeps_the_first
+    }
+
+    /// What is missing, one sentence each; empty when the store does all that is needed.
+    #[must_use]
+    pub fn shortcomings(&self) -> Vec<String> {
+        let mut list = Vec::new();
+        let mut unless = |good: bool, what: String| list.extend((!good).then_some(what));
+        let Self { racers, winners, .. } = self;
+        unless(
+            *winners == 1,
+            format!("{winners} of {racers} writers were told that they created one and the same name"),
+        );
+        unless(self.keeps_the_first, "an object can be replaced by another create".to_owned());
+        unless(self.same_again_is_success, "creating the same bytes again is refused".to_owned());
+        unless(self.lists_at_once, "a new object is not listed at once".to_owned());
+        unless(self.reads_parts, "a part of an object is not what was asked for".to_owned());
+        unless(self.deletes_at_once, "a deleted object is still there".to_owned());
+        list
+    }
+}
+
+/// Tries out `store` with objects under `folder`, which ends with a slash and which
+/// nobody else uses; they are removed again.
+///
+/// # Errors
+/// Those of the store, other than refusals that are part of the trial.
+pub async fn probe(store: &dyn Store, folder: &str) -> Result<ProbeReport> {
+    let name = format!("{folder}race");
+    let body = |racer: usize| Bytes::from(format!("writer {racer} of {RACERS}"));
+    let outcomes = join_all((0..RACERS).map(|racer| store.create(&name, vec![body(racer)]))).await;
+    let mut winner = None;
+    let mut winners = 0;
+    for (racer, outcome) in outcomes.into_iter().enumerate() {
+        match outcome {
+            Ok(_) => {
+                winners += 1;
+                winner = Some(racer);
+            }
+            Err(e) if e.kind() == Kind::Fenced => {}
+            Err(e) => return Err(e.context("cannot probe the store")),
+        }
+    }
+
+    // All sizes differ from the race's, so that nothing but the bytes can tell.
+    let first = winner.map(body);
+    let intruder = store.create(&name, vec![Bytes::from_static(b"an intruder")]).await;
+    let refused = match intruder {
+        Ok(_) => false,
+        Err(e) if e.kind() == Kind::Fenced => true,
+        Err(e) => return Err(e.context("cannot probe the store")),
+    };
+    let keeps_the_first = refused && first.is_some() && store.get(&name, Part::All).await? == first;
+    let same_again_is_success = match first {
+        Some(first) => match store.create(&name, vec![first]).await {
+            Ok(created) => created == Created::Same,
+            Err(e) if e.kind() == Kind::Fenced => false,
+            Err(e) => return Err(e),
+        },
+        None => false,
+    };
+
+    let mut listed = false;
+    store.list(folder, None, false, &mut |info| listed |= info.name == name).await?;
+    let reads_parts = store.get(&name, Part::Range { start: 2, len: 3 }).await?.as_deref() == Some(b"ite")
+        && store.get(&name, Part::Last(2)).await?.as_deref() == Some(b"16");
+    store.delete(&name).await?;
+    let deletes_at_once = store.head(&name).await?.is_none() && store.get(&name, Part::All).await?.is_none();
+    Ok(ProbeReport {
+        store: store.location(),
+        racers: RACERS,
+        winners,
+        keeps_the_first,
+        same_again_is_success,
+        lists_at_once: listed,
+        reads_parts,
+        deletes_at_once,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::store::local::LocalStore;
+    use crate::store::memory::{Fault, MemoryStore, Operation};
+    use crate::store::{ObjectInfo, Store};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn good_stores_have_no_shortcomings_and_are_left_clean() {
+        let dir = tempfile::tempdir().unwrap();
+        let (local, memory) = (LocalStore::open(dir.path()).unwrap(), MemoryStore::new());
+        for store in [&local as &dyn Store, &memory] {
+            let report = probe(store, "main/probe/").await.unwrap();
+            assert!(report.fences());
+            assert_eq!(report.shortcomings(), [""; 0]);
+            store.list("", None, false, &mut |info| panic!("{} was left", info.name)).await.unwrap();
+        }
+    }
+
+    /// A store that ignores the condition on a write, as some S3 look-alikes do.
+    struct Overwriting(MemoryStore);
+
+    #[async_trait]
+    impl Store for Overwriting {
+        async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<Created> {
+            self.0.tamper(name, None);
+            self.0.create(name, body).await
+        }
+        async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>> {
+            self.0.get(name, part).await
+        }
+        async fn list(
+            &self,
+            prefix: &str,
+            after: Option<&str>,
+            shallow: bool,
+            each: &mut (dyn FnMut(ObjectInfo) + Send),
+        ) -> Result<()> {
+            self.0.list(prefix, after, shallow, each).await
+        }
+        async fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+            self.0.head(name).await
+        }
+        async fn delete(&self, name: &str) -> Result<()> {
+            self.0.delete(name).await
+        }
+        fn local_root(&self) -> Option<&Path> {
+            None
+        }
+        fn location(&self) -> String {
+            "overwriting".to_owned()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_overwrites_is_found_out() {
+        let report = probe(&Overwriting(MemoryStore::new()), "probe/").await.unwrap();
+        assert_eq!(report.winners, RACERS);
+        assert!(!report.fences());
+        assert_eq!(report.shortcomings().len(), 3, "{:?}", report.shortcomings());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_be_reached_is_no_report() {
+        let store = MemoryStore::new();
+        store.fail_when(|operation, _| {
+            (operation == Operation::List).then(|| Fault::Before(Error::new(Kind::StoreUnreachable, "no route")))
+        });
+        assert_eq!(probe(&store, "probe/").await.unwrap_err().kind(), Kind::StoreUnreachable);
+    }
+}

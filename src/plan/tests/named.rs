@@ -1,0 +1,3 @@
+//! Cases that have a name, with the texts they give.
+
+use super::*;
