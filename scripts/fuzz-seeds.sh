@@ -32,7 +32,7 @@ case "$name" in
         printf '000000010000000000000001' >"$to/name"
         ;;
     server_tar)
-        { printf 'A'; tar --format=ustar -cf - -C docs . 2>/dev/null | head -c 65536 || true; } >"$to/tar"
+        { printf 'A'; tar --format=ustar -cf - -C scripts . 2>/dev/null | head -c 65536 || true; } >"$to/tar"
         ;;
     server_manifest)
         printf '{ "PostgreSQL-Backup-Manifest-Version": 1,\n"Files": [],\n"WAL-Ranges": [\n{ "Timeline": 1, "Start-LSN": "0/2000028", "End-LSN": "0/2000100" }\n],\n"Manifest-Checksum": "%064d"}\n' 0 >"$to/manifest"
