@@ -255,7 +255,7 @@ impl Backup<'_> {
     async fn publish(&self, began: Timestamp, received: Received, packed: Packed) -> Result<Manifest> {
         // `expire` may have run meanwhile and not known that we build upon them.
         let mut heads = stream::iter(&packed.older)
-            .map(|p| async move { Ok((p, self.is_there(p).await?)) })
+            .map(|p| async move { Ok::<_, Error>((p, self.is_there(p).await?)) })
             .buffered(HEADS_AT_ONCE);
         while let Some((pack, there)) = heads.try_next().await? {
             if !there {
