@@ -10,6 +10,7 @@ use crate::model::summary::{RestorePoint, Summary};
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
 
+pub mod archive;
 pub mod fence;
 pub mod index;
 pub mod layout;
@@ -36,6 +37,8 @@ pub struct TimelineLog {
     pub segments: Vec<SegmentInfo>,
     /// Restore points in log order.
     pub restore_points: Vec<RestorePoint>,
+    /// Closed segments that no index holds yet, in order of their start.
+    pub unindexed: Vec<SegmentInfo>,
     /// Recorded gaps in order of their start.
     pub gaps: Vec<Gap>,
     /// Ranges of the rolled-up footers, in order, without those a wider one

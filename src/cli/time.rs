@@ -22,6 +22,18 @@ pub fn parse_target_time(text: &str, tz: Option<&str>) -> Result<Timestamp> {
     parse(text, tz, &TimeZone::try_system().unwrap_or(TimeZone::UTC))
 }
 
+/// A time in UTC and, where it differs, on this machine's clock.
+#[must_use]
+pub fn both_zones(time: Timestamp) -> String {
+    let local = jiff::Timestamp::from_microsecond(time.0).map(|time| time.to_zoned(TimeZone::system()));
+    match local {
+        Ok(local) if !local.offset().is_zero() => {
+            format!("{time} ({} here)", local.strftime("%Y-%m-%d %H:%M:%S%.6f%:z"))
+        }
+        _ => time.to_string(),
+    }
+}
+
 fn parse(text: &str, tz: Option<&str>, local: &TimeZone) -> Result<Timestamp> {
     let refuse = |why: &str| {
         Error::usage(format!("target time {text:?} {why}")).hint(
