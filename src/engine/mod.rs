@@ -390,9 +390,17 @@ pub trait Recovery: Send + Sync {
     /// [`Kind::Failure`] when the settings cannot be written.
     fn lay_out(&self, job: &RecoveryJob, fetch_command: &str) -> Result<()>;
 
-    /// Starts the recovered directory privately and leaves it running; gives the
-    /// command that connects to it.
-    async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<String>;
+    /// Starts the recovered directory privately and leaves it running.
+    async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<Running>;
+}
+
+/// How to reach a server that was left running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// As a source URL.
+    pub url: String,
+    /// A command that connects a person to it.
+    pub command: String,
 }
 
 /// The engine with this name.
@@ -401,7 +409,7 @@ pub trait Recovery: Send + Sync {
 /// [`Kind::Config`] for a name this program does not know.
 pub fn by_name(name: &str) -> Result<Box<dyn Engine>> {
     match name {
-        // "postgres" => Ok(Box::new(postgres::Postgres)),
+        "postgres" => Ok(Box::new(postgres::Postgres)),
         other => Err(Error::new(Kind::Config, format!("engine {other:?} is not known to this version of pitr"))
             .hint("was the archive made by a newer pitr?")),
     }

@@ -157,6 +157,14 @@ struct Sides {
     notes: Vec<String>,
 }
 
+/// Whether the archive holds the log that makes a base backup consistent.
+#[must_use]
+pub fn restorable(catalog: &Catalog, base: &str) -> bool {
+    let timeline = catalog.bases.iter().find(|info| info.id == base).map(|info| info.timeline);
+    let path = timeline.and_then(|timeline| Path::to(catalog, Some(timeline)).ok());
+    path.is_some_and(|path| chain::reaches(catalog, &path).iter().any(|reach| reach.base.id == base && reach.usable()))
+}
+
 /// Makes plans for one target from one catalog.
 pub struct Planner<'a> {
     catalog: &'a Catalog,

@@ -59,24 +59,29 @@ impl Refusal {
         self.nearest_after = after;
         self
     }
-}
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+    /// As an error of [`Kind::NotRecoverable`], whose hint gives the nearest times.
+    #[must_use]
+    pub fn into_error(self) -> Error {
+        let times = match (self.nearest_before, self.nearest_after) {
+            (None, None) => None,
+            (Some(time), None) | (None, Some(time)) => Some(format!("the nearest recoverable time is {time}")),
+            (Some(before), Some(after)) => Some(format!("the nearest recoverable times are {before} and {after}")),
+        };
+        let hint: Vec<String> = times.into_iter().chain(self.hint).collect();
+        let error = Error::new(Kind::NotRecoverable, self.message);
+        if hint.is_empty() { error } else { error.hint(hint.join("; ")) }
     }
 }
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
-        let times = match (refusal.nearest_before, refusal.nearest_after) {
-            (None, None) => None,
-            (Some(before), None) => Some(format!("the nearest recoverable time is {before}")),
-            (None, Some(after)) => Some(format!("the nearest recoverable time is {after}")),
-            (Some(before), Some(after)) => Some(format!("the nearest recoverable times are {before} and {after}")),
-        };
-        let hint: Vec<String> = times.into_iter().chain(refusal.hint).collect();
-        let error = Self::new(Kind::NotRecoverable, refusal.message);
-        if hint.is_empty() { error } else { error.hint(hint.join("; ")) }
+        refusal.into_error()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
