@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ALL = ["catch_up", "base_backup", "restore_to_time", "synchronous", "commit_age"]
+ALL = ["catch_up", "base_backup", "restore_to_time", "synchronous", "commit_age", "plan"]
 
 
 def processor():
