@@ -159,7 +159,11 @@ fn begin(block: &[u8; BLOCK], each: &mut impl FnMut(TarEvent) -> Result<()>) -> 
         return Err(refuse("a number that cannot be read"));
     };
     let kind = block.get(156).copied().unwrap_or(0);
-    let path = if kind == b'5' { name.strip_suffix('/').unwrap_or(&name) } else { &name };
+    // Directories and links end with a slash (`tarCreateHeader`).
+    let path = if matches!(kind, b'5' | b'2') { name.strip_suffix('/').unwrap_or(&name) } else { &name };
+    // The server names what it makes up itself with a `./` before it, e.g.
+    // `./pg_wal/archive_status` (`sendDir`, `basebackup.c`).
+    let path = path.strip_prefix("./").unwrap_or(path);
     if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(refuse("a name that is not plain and relative"));
     }
@@ -300,7 +304,7 @@ pub(super) mod tests {
             file("base/1", &[7; 700]),
             file("empty", b""),
             file("full", &[1; 512]),
-            header("pg_tblspc/16400", b'2', 0, "/srv/ts"),
+            header("pg_tblspc/16400/", b'2', 0, "/srv/ts"),
         ]
         .concat();
         let events = vec![
@@ -346,7 +350,7 @@ pub(super) mod tests {
         for kind in [b'x', b'g', b'L', b'K', b'1', b'3', b'4', b'6', b'7', 0, b'S'] {
             refused(&header("a", kind, 0, ""), "of type");
         }
-        for name in ["/etc/passwd", "../a", "a/../b", "./a", "a//b", "", ".."] {
+        for name in ["/etc/passwd", "../a", "a/../b", "././a", "a/./b", "a//b", "", ".."] {
             refused(&header(name, b'0', 0, ""), "plain and relative");
         }
         refused(&header("a/", b'0', 0, ""), "plain and relative");
@@ -363,6 +367,12 @@ pub(super) mod tests {
             refused(&block, why);
         }
         refused(&[&[0; 1024][..], &header("a", b'0', 0, "")].concat(), "after its end");
+    }
+
+    #[test]
+    fn reads_the_names_that_the_server_makes_up() {
+        let events = read(&header("./pg_wal/archive_status/", b'5', 0, ""), 512).unwrap();
+        assert_eq!(events, [TarEvent::Directory(meta("pg_wal/archive_status"))]);
     }
 
     #[test]
