@@ -86,7 +86,6 @@ fn private_settings() -> Vec<String> {
         "local_preload_libraries=",
         "logging_collector=off",
         "log_destination=stderr",
-        "external_pid_file=",
         "restart_after_crash=off",
         "max_logical_replication_workers=0",
         "jit=off",

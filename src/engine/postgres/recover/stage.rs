@@ -31,6 +31,8 @@ cd "$(dirname "$0")" || exit 255
 while :; do
     [ -e failed ] && exit 255
     if [ -e "files/$1" ]; then
+        # Asked for again, it is absent: the server then reads the copy it has.
+        rm -f "planned/$1"
         mv "files/$1" "$OLDPWD/$2" && exit 0
         exit 255
     fi
