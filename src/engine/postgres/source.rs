@@ -1,13 +1,16 @@
 //! A walsender as a [`Source`]: identify, slot, stream, acknowledge, follow timelines.
 //!
 //! Relies on `START_REPLICATION ... PHYSICAL` as the manual's "Streaming Replication
-//! Protocol" describes it, and on three habits of `walsender.c`:
+//! Protocol" describes it, and on four habits of `walsender.c`:
 //! - a slot does not check where one starts: older log works while its files exist, and
 //!   a start past the archive's end silently skips. The caller starts where its archive
 //!   ends; [`Source::prepare_slot`] only says what the slot keeps.
 //! - a timeline that ends is told by `CopyDone`, answered by ours, and a row with the
 //!   next timeline and where it begins. A start exactly at that end gives the row at
 //!   once, without any stream. The row counts, never "timeline plus one".
+//! - most refusals come *after* `CopyBoth`: log already removed and a start ahead of the
+//!   server come out of [`Source::next`], an unknown timeline and a slot in use out of
+//!   [`Source::stream`]. The kinds are the same in both.
 //! - an end of stream without the row is a shutdown: connect again, ask again.
 
 use std::time::Duration;
