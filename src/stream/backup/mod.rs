@@ -39,7 +39,7 @@ use crate::store::{Created, Store};
 
 mod packer;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Chunks between the socket and the packer.
 const CHUNK_BUFFERS: usize = 12;

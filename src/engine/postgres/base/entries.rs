@@ -236,7 +236,7 @@ mod tests {
         entries.data(file("PG_15/1", b"one").into(), &mut events)?;
         entries.begin_archive(None)?;
         let tar: Vec<u8> = sent.iter().flat_map(|(name, bytes)| file(name, bytes)).collect();
-        entries.data([tar, header("pg_tblspc/16400", b'2', 0, "/srv/ts")].concat().into(), &mut events)?;
+        entries.data([tar, header("pg_tblspc/16400/", b'2', 0, "/srv/ts")].concat().into(), &mut events)?;
         entries.begin_manifest()?;
         let announced = [&[("pg_tblspc/16400/PG_15/1", &b"one"[..])], announced].concat();
         entries.data(manifest(&announced).into(), &mut events)?;
