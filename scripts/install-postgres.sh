@@ -57,6 +57,7 @@ as_root() {
 missing=()
 postgres_bin_dir >/dev/null || missing+=(postgresql)
 command -v lz4 >/dev/null 2>&1 || missing+=(lz4)
+command -v openssl >/dev/null 2>&1 || missing+=(openssl)
 command -v zstd >/dev/null 2>&1 || missing+=(zstd)
 if [ "$want_bench" = yes ]; then
     command -v pgbackrest >/dev/null 2>&1 || missing+=(pgbackrest)

@@ -16,6 +16,7 @@ mod support;
 mod bad_input;
 mod base;
 mod cli;
+mod connect;
 mod crash;
 mod failover;
 mod harness;

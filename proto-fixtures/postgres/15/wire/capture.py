@@ -226,8 +226,6 @@ def main():
     run("initdb", "-D", primary_dir, "-A", "scram-sha-256", f"--pwfile={WORK}/password", "-U", "postgres",
         "--wal-segsize=1", "-k", "-E", "UTF8", "--locale=C")
     primary = server("primary")
-    run("pg_basebackup", "-h", primary, "-D", standby_dir, "-R", "-c", "fast")
-    standby = server("standby")
 
     proxy = Proxy(primary)
     ask(proxy.dir, "IDENTIFY_SYSTEM", "SHOW wal_segment_size")
@@ -264,9 +262,12 @@ def main():
     client.wait()
     proxy.save("stream_and_keepalives")
 
-    time.sleep(1)
+    run("pg_basebackup", "-h", primary, "-D", standby_dir, "-R", "-c", "fast")
+    standby = server("standby")
     proxy = Proxy(standby)
     client = receive(proxy.dir)
+    time.sleep(1)
+    sql(primary, "INSERT INTO t SELECT generate_series(1, 10)")
     time.sleep(1)
     run("pg_ctl", "-D", standby_dir, "-w", "promote")
     time.sleep(2)

@@ -25,6 +25,7 @@ mod connection;
 mod receive;
 mod stream;
 mod tls;
+mod version1;
 
 pub use connection::{Connection, ResultSet};
 use stream::Stream;
