@@ -14,11 +14,11 @@ use crate::stream::session::Report;
 use crate::stream::{self, Archiver};
 
 /// The slot and application name used when none is given.
-pub const NAME: &str = "pitr";
+pub(super) const NAME: &str = "pitr";
 
 /// Options of `pitr archive`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Stop once the log up to this position is durable
     #[arg(long, value_name = "POSITION")]
     until: Option<String>,
@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// Streams until told to stop.
-pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let url = settings.source()?;
     let engine: Arc<dyn Engine> = Arc::from(engine::by_url(url)?);
     let until = args.until.as_deref().map(|text| engine.parse_position(text)).transpose()?;
@@ -65,7 +65,7 @@ pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
 }
 
 /// How pitr introduces itself to a server.
-pub fn source_options(slot: Option<String>) -> SourceOptions {
+pub(super) fn source_options(slot: Option<String>) -> SourceOptions {
     SourceOptions { slot, application_name: NAME.to_owned(), connect_timeout: None }
 }
 

@@ -21,7 +21,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Options of `pitr backup`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Label the server keeps with the backup
     #[arg(long, default_value = "pitr")]
     label: String,
@@ -46,7 +46,7 @@ struct Document {
 }
 
 /// Takes a base backup and waits until it can be restored.
-pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let url = settings.source()?;
     let engine = engine::by_url(url)?;
     let options = source_options(None);

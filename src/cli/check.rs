@@ -15,7 +15,7 @@ use crate::store::probe::probe;
 
 /// Options of `pitr check`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Exit codes and one line as monitoring plugins give them
     #[arg(long)]
     nagios: bool,
@@ -39,7 +39,7 @@ struct Shown {
 }
 
 /// Looks at everything and prints what it found. The worst finding decides the exit code.
-pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let mut findings = vec![configuration(settings)];
     let mut worst_kind = Kind::Config;
     if let Err(error) = look_at_store(settings, &mut findings).await {

@@ -39,7 +39,7 @@ const STEP_MAX: Duration = Duration::from_secs(120);
 
 /// Options of `pitr demo`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Where PostgreSQL's programs are [default: the newest found]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
@@ -49,7 +49,7 @@ pub struct Args {
 }
 
 /// Runs the demo.
-pub async fn run(_: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(_: &Settings, args: &Args) -> Result<ExitCode> {
     let root = Root::make(args.keep)?;
     let told = Story { begun: Instant::now() };
     let result = demo(&root, args, &told).await;
@@ -155,8 +155,9 @@ async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
     ))?;
 
     let restored = outcome.running.ok_or_else(|| Error::failure("the restored server does not run"))?;
-    let after = look(&restored.url).await;
-    let later = match session(&restored.url).await {
+    let restored = format!("{}&user=postgres", restored.url);
+    let after = look(&restored).await;
+    let later = match session(&restored).await {
         Ok(mut sql) => one(&mut sql, &format!("select count(*) from orders where at > '{}'", before.now)).await,
         Err(error) => Err(error),
     };

@@ -15,7 +15,7 @@ use crate::restore::file::{Holding, TimelineFiles};
 
 /// Options of `pitr export`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The directory to write to; made when it does not exist
     dir: PathBuf,
 }
@@ -31,7 +31,7 @@ struct Document {
 /// Writes every log file and history the archive holds. The last file of a timeline, if
 /// the archive ends within it, is written padded with zeros under `NAME.partial`, as
 /// `pg_receivewal` does.
-pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let catalog = opened.catalog().await?;
     let names = opened.engine.log_files(&opened.archive.identity);

@@ -16,7 +16,7 @@ use crate::store::probe::{ProbeReport, probe};
 
 /// Options of `pitr init`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub(super) struct Args {}
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -27,7 +27,7 @@ struct Document<'a> {
 }
 
 /// Probes the store and records which database the archive is of.
-pub async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
     let store = settings.make_store()?;
     let url = settings.source()?;
     let engine = engine::by_url(url)?;

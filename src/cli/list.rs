@@ -16,7 +16,7 @@ use crate::plan::{self, Window};
 
 /// Options of `pitr list`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub(super) struct Args {}
 
 #[derive(Serialize)]
 struct Document {
@@ -68,7 +68,7 @@ struct ShownPoint {
 }
 
 /// Prints bases, recoverable windows, gaps and restore points.
-pub async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let document = gather(&opened).await?;
     if settings.json {

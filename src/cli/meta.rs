@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// Options of `pitr grants`.
 #[derive(Debug, clap::Args)]
-pub struct GrantsArgs {
+pub(super) struct GrantsArgs {
     /// The role that pitr connects as
     #[arg(default_value = "pitr")]
     user: String,
@@ -17,20 +17,20 @@ pub struct GrantsArgs {
 
 /// Options of `pitr completions`.
 #[derive(Debug, clap::Args)]
-pub struct CompletionsArgs {
+pub(super) struct CompletionsArgs {
     /// The shell
     shell: clap_complete::Shell,
 }
 
 /// Prints what a database administrator has to run.
-pub fn grants(settings: &Settings, args: &GrantsArgs) -> Result<ExitCode> {
+pub(super) fn grants(settings: &Settings, args: &GrantsArgs) -> Result<ExitCode> {
     let engine = engine::by_url(settings.source_if_any().unwrap_or("postgres://"))?;
     output::print(&engine.grants(&args.user))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints a completion script.
-pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
+pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command(), "pitr", &mut script);
     output::print(&String::from_utf8_lossy(&script))?;
@@ -38,7 +38,7 @@ pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
 }
 
 /// Prints the manual page, verbs included.
-pub fn man() -> Result<ExitCode> {
+pub(super) fn man() -> Result<ExitCode> {
     let failed = |e| Error::failure("cannot write the manual page").because(e);
     let mut page = Vec::new();
     let whole = command();

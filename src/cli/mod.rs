@@ -155,7 +155,17 @@ struct Opened {
 
 impl Opened {
     async fn open(settings: &Settings) -> Result<Self> {
-        let archive = Archive::open(settings.store()?, &settings.cluster).await?;
+        let store = settings.store()?;
+        if let Some(root) = store.local_root()
+            && !root.exists()
+        {
+            return Err(Error::new(
+                Kind::NoArchive,
+                format!("there is no archive: directory {} is not there", root.display()),
+            )
+            .hint("is --store mistyped, or its disk not mounted? `pitr init` makes a new archive"));
+        }
+        let archive = Archive::open(store, &settings.cluster).await?;
         let engine: Arc<dyn Engine> = Arc::from(engine::by_name(&archive.identity.engine)?);
         Ok(Self { archive, engine })
     }

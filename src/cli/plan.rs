@@ -19,8 +19,24 @@ use crate::restore::resolve::resolve;
 
 /// The moment to go back to.
 #[derive(Debug, clap::Args)]
-#[group(id = "point", required = true, multiple = false, args = ["target_time", "target_lsn", "target_xid", "target_name", "target"])]
-pub struct TargetArgs {
+pub(super) struct TargetArgs {
+    #[command(flatten)]
+    point: PointArgs,
+    /// End on this timeline [default: the newest in the archive]
+    #[arg(long, value_name = "NUMBER")]
+    target_timeline: Option<u32>,
+    /// Leave out what lies exactly at the target
+    #[arg(long)]
+    exclusive: bool,
+    /// Time zone for a --target-time without one, e.g. Europe/Berlin
+    #[arg(long, value_name = "ZONE")]
+    tz: Option<String>,
+}
+
+/// Exactly one of these.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct PointArgs {
     /// As the database stood at this time, e.g. "2026-11-20 14:05:00+01"
     #[arg(long, value_name = "TIME")]
     target_time: Option<String>,
@@ -36,15 +52,6 @@ pub struct TargetArgs {
     /// Everything the archive holds
     #[arg(long, value_name = "WHAT")]
     target: Option<Everything>,
-    /// End on this timeline [default: the newest in the archive]
-    #[arg(long, value_name = "NUMBER")]
-    target_timeline: Option<u32>,
-    /// Leave out what lies exactly at the target
-    #[arg(long)]
-    exclusive: bool,
-    /// Time zone for a --target-time without one, e.g. Europe/Berlin
-    #[arg(long, value_name = "ZONE")]
-    tz: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -58,17 +65,17 @@ impl TargetArgs {
     ///
     /// # Errors
     /// [`crate::Kind::Usage`] for a time that cannot be read, or has no zone.
-    pub fn target(&self) -> Result<Target> {
+    pub(super) fn target(&self) -> Result<Target> {
         let native = |term, value: &String| Point::Native { term, value: value.clone() };
-        let point = if let Some(text) = &self.target_time {
+        let point = if let Some(text) = &self.point.target_time {
             Point::Time(time::parse_target_time(text, self.tz.as_deref())?)
-        } else if let Some(lsn) = &self.target_lsn {
+        } else if let Some(lsn) = &self.point.target_lsn {
             native("lsn", lsn)
-        } else if let Some(xid) = &self.target_xid {
+        } else if let Some(xid) = &self.point.target_xid {
             native("xid", xid)
-        } else if let Some(name) = &self.target_name {
+        } else if let Some(name) = &self.point.target_name {
             Point::Name(name.clone())
-        } else if let Some(Everything::Latest) = self.target {
+        } else if let Some(Everything::Latest) = self.point.target {
             Point::Latest
         } else {
             return Err(Error::usage("no target is given").hint("give --target-time TIME, or --target latest"));
@@ -79,13 +86,13 @@ impl TargetArgs {
 
 /// Options of `pitr plan`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     target: TargetArgs,
 }
 
 /// Prints the plan.
-pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let planned = Planned::make(settings, &args.target).await?;
     if settings.json {
         output::print_json(&planned.document())?;
@@ -96,7 +103,7 @@ pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
 }
 
 /// A plan and what it was made from.
-pub struct Planned {
+pub(super) struct Planned {
     pub opened: Opened,
     pub catalog: Catalog,
     pub target: Target,
@@ -105,7 +112,7 @@ pub struct Planned {
 
 /// A plan as JSON.
 #[derive(Debug, Serialize)]
-pub struct Document {
+pub(super) struct Document {
     cluster: String,
     target_time: Option<Timestamp>,
     base: BaseDocument,
@@ -137,7 +144,7 @@ struct TransactionDocument {
 
 impl Planned {
     /// Reads the archive and plans.
-    pub async fn make(settings: &Settings, args: &TargetArgs) -> Result<Self> {
+    pub(super) async fn make(settings: &Settings, args: &TargetArgs) -> Result<Self> {
         let target = args.target()?;
         let opened = Opened::open(settings).await?;
         let catalog = opened.catalog().await?;
@@ -160,7 +167,7 @@ impl Planned {
     }
 
     /// The plan as JSON.
-    pub fn document(&self) -> Document {
+    pub(super) fn document(&self) -> Document {
         let plan = &self.plan;
         Document {
             cluster: self.opened.archive.layout.cluster().to_string(),
@@ -186,7 +193,7 @@ impl Planned {
     }
 
     /// The plan for people.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let plan = &self.plan;
         let mut text = String::new();
         if let Point::Time(time) = self.target.point {
@@ -215,7 +222,7 @@ impl Planned {
     }
 
     /// The last transaction in and the first one out, a line each.
-    pub fn transactions(&self) -> String {
+    pub(super) fn transactions(&self) -> String {
         let say = |transaction: Option<&Transaction>, none: &str| {
             transaction.map_or_else(
                 || none.to_owned(),

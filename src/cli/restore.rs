@@ -15,7 +15,7 @@ use crate::restore::{Observer, Outcome, Request, restore};
 
 /// Options of `pitr restore`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     target: TargetArgs,
     /// The directory to make
@@ -83,7 +83,7 @@ impl Observer for Bars {
 }
 
 /// Plans, prints the plan, and carries it out.
-pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let planned = Planned::make(settings, &args.target).await?;
     if !settings.json {
         output::print(&planned.text())?;

@@ -200,7 +200,7 @@ impl Stream {
         let size = pick(&ours.segment_size, &all.segment_size, "16MiB");
         let compression = pick(&ours.compression, &all.compression, "lz4");
         let segment_bytes = parse_size(&size)?;
-        if segment_bytes < 1 << 16 || segment_bytes > 16 << 20 {
+        if !(1 << 16..=16 << 20).contains(&segment_bytes) {
             return Err(Error::config(format!("segment_size {size:?} is not between 64KiB and 16MiB")));
         }
         Ok(Self {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::Opened;
-use super::archive::source_options;
+use super::archive::{NAME, source_options};
 use super::output;
 use super::settings::Settings;
 use crate::error::Result;
@@ -13,7 +13,7 @@ use crate::model::time::{Clock, SystemClock, Timestamp};
 
 /// Options of `pitr status`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub(super) struct Args {}
 
 #[derive(Serialize)]
 struct Document {
@@ -30,6 +30,7 @@ struct Document {
     last_base_ended: Option<Timestamp>,
     gaps: usize,
     source: Option<Source>,
+    slot: Option<String>,
     source_error: Option<String>,
 }
 
@@ -44,7 +45,7 @@ struct Source {
 
 /// Prints where archive and source stand. A source that cannot be reached is told, and
 /// is no failure: the archive is what `status` is about.
-pub async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let catalog = opened.catalog().await?;
     let engine = opened.engine.as_ref();
@@ -66,6 +67,7 @@ pub async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
         last_base_ended: base.map(|base| base.ended),
         gaps: catalog.timelines.values().map(|log| log.gaps.len()).sum(),
         source: None,
+        slot: None,
         source_error: None,
     };
     if let Some(url) = settings.source_if_any() {
@@ -82,6 +84,12 @@ pub async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
                 });
             }
             Err(error) => document.source_error = Some(error.to_string()),
+        }
+        if document.source.is_some() {
+            let slot = settings.slot.clone().unwrap_or_else(|| NAME.to_owned());
+            let findings = engine.inspect(url, &source_options(Some(slot))).await?;
+            document.slot =
+                findings.into_iter().find(|finding| finding.subject == "slot").map(|finding| finding.message);
         }
     }
     if settings.json {
@@ -104,7 +112,7 @@ fn text(document: &Document) -> String {
     text.push_str(&format!("database          {} system {}\n", document.engine, document.system));
     let timeline = document.timeline.map_or_else(String::new, |timeline| format!(" on timeline {timeline}"));
     text.push_str(&format!("archived to       {}{timeline}\n", or_none(document.archived_to.clone())));
-    text.push_str(&format!("newest transaction {}\n", time(document.newest_transaction)));
+    text.push_str(&format!("newest            {}\n", time(document.newest_transaction)));
     let age = document.confirmed_age_seconds.map_or_else(String::new, |age| format!(" ({age:.1} s ago)"));
     text.push_str(&format!("complete up to    {}{age}\n", time(document.confirmed)));
     text.push_str(&format!("last base         {}\n", or_none(document.last_base.clone())));
@@ -122,6 +130,9 @@ fn text(document: &Document) -> String {
         }
         (None, Some(error)) => text.push_str(&format!("source            unreachable: {error}\n")),
         (None, None) => {}
+    }
+    if let Some(slot) = &document.slot {
+        text.push_str(&format!("slot              {slot}\n"));
     }
     text
 }

@@ -23,7 +23,7 @@ const FOOTER_GUESS_BYTES: u64 = 4096;
 
 /// Options of `pitr verify`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Read and check every byte, not only names, footers and manifests
     #[arg(long)]
     read_data: bool,
@@ -42,7 +42,7 @@ struct Document {
 }
 
 /// Walks everything. A gap is told; a damaged or missing object is exit 13.
-pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let mut walk = Walk { opened: &opened, read_data: args.read_data, found: Document::default() };
     walk.footers().await?;
@@ -120,7 +120,7 @@ impl Walk<'_> {
             let Some(bytes) = archive.store.get(name, Part::Last(want)).await? else { return Ok(()) };
             match read_footer(name, &expected, &bytes)? {
                 FooterRead::Done(_) => return Ok(()),
-                FooterRead::More(more) if more as u64 > want => want = more as u64,
+                FooterRead::More(more) if more > want => want = more,
                 FooterRead::More(_) => return Err(Error::corruption(format!("{name} is too short for its footer"))),
             }
         }

@@ -27,7 +27,7 @@ const READY: &str = ".pitr-ready";
 
 /// Options of `pitr wal-fetch`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The file's name: %f
     name: String,
     /// Where to put it: %p
@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 /// Delivers a log file or history.
-pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let files = opened.engine.log_files(&opened.archive.identity);
     match files.parse(&args.name) {

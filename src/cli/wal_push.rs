@@ -33,13 +33,13 @@ const PARTIAL: &str = ".partial";
 
 /// Options of `pitr wal-push`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The file: %p
     path: PathBuf,
 }
 
 /// Stores a log file or history.
-pub async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let files = opened.engine.log_files(&opened.archive.identity);
     let name = args.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

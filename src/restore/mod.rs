@@ -28,6 +28,9 @@ use log::PlannedLog;
 /// Segments fetched ahead of replay for each job.
 const AHEAD_PER_JOB: usize = 2;
 
+/// How long the server of an interrupted restore may take to end.
+const ORPHAN_STOP_MAX: Duration = Duration::from_secs(30);
+
 /// What to do with a plan.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -186,7 +189,7 @@ fn prepare(request: &Request, partial: &Path, scratch: &Path, base_bytes: u64) -
             return Err(Error::config(format!("{} exists, and no restore of pitr's left it there", partial.display()))
                 .hint("remove it, or give --to another directory"));
         }
-        check_not_running(partial)?;
+        stop_orphan(partial)?;
         if present || !request.delta {
             tracing::info!("removing what an interrupted restore left in {}", partial.display());
             fs::remove_dir_all(partial).map_err(|e| Error::io("remove", partial, e))?;
@@ -211,6 +214,26 @@ fn check_not_running(dir: &Path) -> Result<()> {
         Some(pid) => Err(Error::config(format!("a server (process {pid}) runs on {}", dir.display()))
             .hint("stop it first, or give --to another directory")),
     }
+}
+
+/// A restore that was killed leaves its private server behind, on a directory that is
+/// ours: it is stopped the hard way, for nothing of it is kept.
+fn stop_orphan(partial: &Path) -> Result<()> {
+    let Some(pid) = files::live_server(partial)? else { return Ok(()) };
+    tracing::info!("stopping the private server (process {pid}) of an interrupted restore");
+    let process = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(process) = process {
+        // Immediate shutdown (postgres(1)).
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::QUIT);
+    }
+    let begun = Instant::now();
+    while files::live_server(partial)?.is_some() {
+        if begun.elapsed() > ORPHAN_STOP_MAX {
+            return check_not_running(partial);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 fn check_room(dir: &Path, bytes: u64) -> Result<()> {

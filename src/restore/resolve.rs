@@ -5,9 +5,10 @@ use crate::catalog::archive::Archive;
 use crate::engine::{Engine, Locator, ScanStart};
 use crate::error::{Error, Result};
 use crate::model::mark::Mark;
+use crate::model::offset::Offset;
 use crate::model::target::{Point, Target};
 use crate::model::time::Timestamp;
-use crate::plan::{Plan, Planner, Read, Step};
+use crate::plan::{Plan, Planner, Read, Refusal, Step};
 
 /// Makes the plan for `target`.
 ///
@@ -25,18 +26,39 @@ pub async fn resolve(
         Point::Native { .. } => Some(engine.locator(target)?),
         Point::Latest | Point::Time(_) | Point::Name(_) => None,
     };
-    let planner = Planner::new(catalog, target, locator.as_deref(), now)?;
-    let mut narrowed = planner.narrow()?;
+    let refused = |refusal: Refusal| in_engine_words(refusal, engine);
+    let planner = Planner::new(catalog, target, locator.as_deref(), now).map_err(refused)?;
+    let mut narrowed = planner.narrow().map_err(refused)?;
     loop {
         let marks = match &narrowed.read {
             Some(read) => marks(archive, engine, read).await?,
             None => Vec::new(),
         };
-        match planner.settle(narrowed, &marks)? {
+        match planner.settle(narrowed, &marks).map_err(refused)? {
             Step::Done(plan) => return Ok(plan),
             Step::Read(next) => narrowed = next,
         }
     }
+}
+
+/// The planner speaks of offsets, people of positions.
+fn in_engine_words(mut refusal: Refusal, engine: &dyn Engine) -> Error {
+    let mut text = String::new();
+    let mut rest = refusal.message.as_str();
+    while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        let (before, from) = rest.split_at(at);
+        let digits = from.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(from.len());
+        let (word, after) = from.split_at(digits);
+        text.push_str(before);
+        match word.parse::<Offset>() {
+            Ok(offset) => text.push_str(&engine.position(offset).0),
+            Err(_) => text.push_str(word),
+        }
+        rest = after;
+    }
+    text.push_str(rest);
+    refusal.message = text;
+    refusal.into_error()
 }
 
 /// What a scanner sees in the range the planner asks for.

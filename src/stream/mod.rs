@@ -123,6 +123,8 @@ struct Run<'a> {
     report: &'a watch::Sender<Report>,
     base: Option<JoinHandle<Result<()>>>,
     base_wanted: bool,
+    /// Where the server's log ended when we came: what catching up means.
+    log_end: Offset,
 }
 
 impl Archiver {
@@ -134,25 +136,18 @@ impl Archiver {
     /// [`Kind::Fenced`], another database at the source, a history that parted from the
     /// archive's, log that twice failed its checksum.
     pub async fn run(&self, stop: watch::Receiver<bool>, report: &watch::Sender<Report>) -> Result<()> {
-        let mut source = self.connect(&stop).await?;
+        let mut source = self.engine.connect(&self.url, &self.options).await?;
         let server = source.identify().await?;
         let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), "pitr archive").await?;
         let (goal, goal_receiver) = watch::channel(Goal::Wait);
         let until = Until { stop, goal: goal_receiver };
-        let mut run = Run { archiver: self, archive, epoch, until, goal, report, base: None, base_wanted: false };
+        let mut run = Run { archiver: self, archive, epoch, until, goal, report, base: None, base_wanted: false, log_end: server.log_end };
         let result = run.keep_streaming(source, server).await;
         if let Some(base) = run.base.take() {
             base.abort();
         }
         result
-    }
-
-    /// Connects for the first time. A slot may be held for a moment by the connection of
-    /// an archiver that has just died; anything else is the operator's to mend.
-    async fn connect(&self, stop: &watch::Receiver<bool>) -> Result<Box<dyn Source>> {
-        let _ = stop;
-        self.engine.connect(&self.url, &self.options).await
     }
 }
 
@@ -160,7 +155,7 @@ impl Run<'_> {
     async fn keep_streaming(&mut self, source: Box<dyn Source>, server: ServerState) -> Result<()> {
         let catalog = self.catalog().await?;
         self.base_wanted = self.archiver.settings.backup && catalog.bases.is_empty();
-        self.set_goal(server.log_end);
+        self.set_goal();
         let mut connected = Some((source, server));
         let mut wait = BACKOFF.0;
         let mut bad_log: Option<String> = None;
@@ -210,13 +205,13 @@ impl Run<'_> {
         }
     }
 
-    fn set_goal(&self, log_end: Offset) {
+    fn set_goal(&self) {
         let settings = &self.archiver.settings;
         let goal = match settings.until {
             Some(until) => Goal::Offset(until),
             None if !settings.exit_when_caught_up => Goal::Never,
             None if self.base_wanted => Goal::Wait,
-            None => Goal::Offset(log_end),
+            None => Goal::Offset(self.log_end),
         };
         self.goal.send_replace(goal);
     }
@@ -242,13 +237,16 @@ impl Run<'_> {
         if let Some(history) = &history {
             self.archive.keep_history(history).await?;
             for ancestor in &history.ancestors {
-                if let Some(history) = source.history(ancestor.timeline).await? {
-                    self.archive.keep_history(&history).await?;
+                // A server made from a copy may lack those; the newest one names them all.
+                match source.history(ancestor.timeline).await {
+                    Ok(Some(history)) => self.archive.keep_history(&history).await?,
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(%error, "the server has no older history"),
                 }
             }
         }
         let catalog = self.catalog().await?;
-        let (timeline, mut ready) = match whence(&catalog, &server, history.as_ref())? {
+        let (timeline, ready) = match whence(&catalog, &server, history.as_ref())? {
             Whence::Empty => {
                 let at = slot_start.clone().unwrap_or_else(|| self.present(&server));
                 (at.timeline, self.fresh(at.timeline, at.offset))
@@ -262,24 +260,26 @@ impl Run<'_> {
                 (timeline, ready)
             }
         };
-        if let Err(error) = source.stream(&self.resume(timeline, ready.start)).await {
-            if error.kind() != Kind::Absent {
-                return Err(error);
-            }
-            let at = slot_start.unwrap_or_else(|| self.present(&server));
-            if at.timeline == timeline && at.offset <= ready.start {
-                return Err(error.with_kind(Kind::Failure));
-            }
-            self.record_gap(timeline, OffsetRange::new(ready.start, at.offset), &error).await?;
-            ready = self.fresh(at.timeline, at.offset);
-            source.stream(&self.resume(at.timeline, at.offset)).await?;
-        }
-        tracing::info!(timeline = timeline.0, from = %engine.position(ready.start), "streaming");
-        if self.base_wanted && self.base.is_none() {
+        let start = ready.start;
+        source.stream(&self.resume(timeline, start)).await?;
+        tracing::info!(timeline = timeline.0, from = %engine.position(start), "streaming");
+        if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
             self.begin_base();
         }
         let setup = self.setup(&catalog, timeline, ready);
-        match session::run(source.as_mut(), setup, self.until.clone(), self.report).await? {
+        let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
+            // The server tells only once the stream has begun that it lacks the log.
+            Err(error) if error.kind() == Kind::Absent => {
+                let at = slot_start.unwrap_or_else(|| self.present(&server)).offset;
+                if at <= start {
+                    return Err(error.with_kind(Kind::DatabaseUnreachable));
+                }
+                self.record_gap(timeline, OffsetRange::new(start, at), &error).await?;
+                return Ok(Pass::Again);
+            }
+            other => other?,
+        };
+        match end {
             End::Stopped => {
                 source.stop().await?;
                 Ok(Pass::Done)
@@ -355,6 +355,7 @@ impl Run<'_> {
         let url = self.archiver.url.clone();
         let options = SourceOptions { slot: None, ..self.archiver.options.clone() };
         let (goal, caught_up) = (self.goal.clone(), self.archiver.settings.exit_when_caught_up);
+        let log_end = self.log_end;
         self.base_wanted = false;
         self.base = Some(tokio::spawn(async move {
             let task = base::Task {
@@ -384,7 +385,7 @@ impl Run<'_> {
             goal.send_if_modified(|goal| {
                 let waiting = *goal == Goal::Wait;
                 if waiting {
-                    *goal = Goal::Offset(base.end);
+                    *goal = Goal::Offset(base.end.max(log_end));
                 }
                 waiting
             });

@@ -6,7 +6,7 @@
 //! new timeline is read from the start of the log file in which it begins, since that
 //! file carries its number from the first byte.
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, TimelineLog};
 use crate::error::{Error, Result};
 use crate::model::cluster::ServerState;
 use crate::model::offset::Offset;
@@ -44,13 +44,18 @@ pub fn whence(catalog: &Catalog, server: &ServerState, history: Option<&History>
     }
     let mut child: Option<TimelineId> = None;
     for (timeline, left_at) in path {
-        let end = catalog.timelines.get(&timeline).and_then(|log| log.segments.last()).map(|segment| segment.range.end);
+        let log = catalog.timelines.get(&timeline);
+        let end = log.and_then(|log| log.segments.last()).map(|segment| segment.range.end);
         match (end, left_at, child) {
             (None, ..) => {}
-            (Some(end), Some(switch), Some(child)) if end >= switch => {
-                return Ok(Whence::Start(child, switch.floor_to(catalog.identity.log_file_bytes)));
+            (Some(end), Some(switch), Some(child)) if behind_gaps(log, end) >= switch => {
+                let start = switch.floor_to(catalog.identity.log_file_bytes);
+                return Ok(Whence::Start(child, behind_gaps(catalog.timelines.get(&child), start)));
             }
-            (Some(_), ..) => return Ok(Whence::EndOf(timeline)),
+            (Some(end), ..) => {
+                let start = behind_gaps(log, end);
+                return Ok(if start == end { Whence::EndOf(timeline) } else { Whence::Start(timeline, start) });
+            }
         }
         child = Some(timeline);
     }
@@ -61,12 +66,18 @@ pub fn whence(catalog: &Catalog, server: &ServerState, history: Option<&History>
     .hint("is this another copy of the database? archive it under a cluster name of its own"))
 }
 
+/// Where log can be had again when a recorded gap begins at `offset`.
+fn behind_gaps(log: Option<&TimelineLog>, offset: Offset) -> Offset {
+    let gaps = log.map(|log| log.gaps.as_slice()).unwrap_or_default();
+    gaps.iter().filter(|gap| gap.range.start == offset).map(|gap| gap.range.end).max().unwrap_or(offset)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::catalog::{Codec, Holder, SegmentInfo, TimelineLog};
+    use crate::catalog::{Codec, Gap, Holder, SegmentInfo};
     use crate::model::cluster::Identity;
     use crate::model::offset::OffsetRange;
     use crate::model::timeline::Ancestor;
@@ -149,6 +160,18 @@ mod tests {
         let catalog = catalog(&[(1, 100, 400), (2, 300, 450)]);
         let answer = whence(&catalog, &server(3), Some(&history(3, &[(1, 380)]))).unwrap();
         assert_eq!(answer, Whence::Start(TimelineId(3), Offset(300)));
+    }
+
+    #[test]
+    fn a_recorded_gap_is_not_asked_for_again() {
+        let mut catalog = catalog(&[(1, 100, 250)]);
+        let range = OffsetRange::new(Offset(250), Offset(700));
+        let gap = Gap { range, cause: "recycled".into(), found: crate::model::time::Timestamp(0) };
+        catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps.push(gap);
+        let answer = whence(&catalog, &server(1), None).unwrap();
+        assert_eq!(answer, Whence::Start(TimelineId(1), Offset(700)));
+        let answer = whence(&catalog, &server(2), Some(&history(2, &[(1, 650)]))).unwrap();
+        assert_eq!(answer, Whence::Start(TimelineId(2), Offset(600)));
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub struct Carried {
 /// The segment being filled.
 enum Open {
     /// In memory, compressed as it grows.
-    Direct { writer: SegmentWriter, opened: Timestamp },
+    Direct { writer: Box<SegmentWriter>, opened: Timestamp },
     /// In a tail.
     Tail(Tail),
 }
@@ -331,7 +331,7 @@ impl Writer {
         let open = if self.setup.tail_folder.is_some() && !whole {
             Open::Tail(self.new_tail(self.offset)?)
         } else {
-            Open::Direct { writer: self.segment_writer(self.offset), opened: self.setup.clock.now() }
+            Open::Direct { writer: Box::new(self.segment_writer(self.offset)), opened: self.setup.clock.now() }
         };
         self.open = Some((open, summary));
         Ok(())
@@ -435,7 +435,7 @@ impl Writer {
                 if summary.range.is_empty() {
                     return Ok(());
                 }
-                let writer = self.segment_writer(tail.start());
+                let writer = Box::new(self.segment_writer(tail.start()));
                 let bytes = tail.range().len();
                 Made::InTail { writer, path: tail.into_path(), bytes }
             }
@@ -509,7 +509,7 @@ enum Made {
     /// Compressed already.
     InMemory(Finished),
     /// Raw in a full tail.
-    InTail { writer: SegmentWriter, path: PathBuf, bytes: u64 },
+    InTail { writer: Box<SegmentWriter>, path: PathBuf, bytes: u64 },
 }
 
 /// Creates a segment, reports it durable, and only then removes the tail it came from.
@@ -526,7 +526,7 @@ async fn create(
         Made::InMemory(finished) => (finished, None),
         Made::InTail { writer, path, bytes } => {
             let (from, summary) = (path.clone(), summary.clone());
-            let compressed = tokio::task::spawn_blocking(move || compress_file(writer, &from, bytes, &summary)).await;
+            let compressed = tokio::task::spawn_blocking(move || compress_file(*writer, &from, bytes, &summary)).await;
             (compressed.map_err(|e| Error::failure("a sealer stopped").because(e))??, Some(path))
         }
     };

@@ -430,6 +430,8 @@ fn wrong_settings_are_named() {
         std::fs::write(&config, text).unwrap();
         pitr.run(["--config".as_ref(), config.as_os_str(), "list".as_ref()]).exit(5).says(&[word]);
     }
+    // It is also the file that is read when none is named.
+    std::fs::remove_file(&config).unwrap();
     let missing = scratch.join("missing.toml");
     pitr.run(["--config".as_ref(), missing.as_os_str(), "list".as_ref()]).exit(5).says(&["missing.toml"]);
     exits_with_one_of(Pitr::new(&scratch).run(["archive", "--slot", SLOT]), &[2, 5]).says(&["--source"]);

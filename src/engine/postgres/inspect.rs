@@ -57,6 +57,11 @@ pub async fn inspect(url: &str, options: &SourceOptions, clock: &dyn Clock) -> R
         Ok(connection) => connection,
         Err(error) => {
             findings.push(from_error("connection", Level::Critical, &error));
+            // The settings may say why, if the server lets us in at all.
+            if let Ok(mut sql) = connect(&info, Mode::Sql).await {
+                findings.extend(settings_by_show(&mut sql).await);
+                sql.close().await;
+            }
             return Ok(findings);
         }
     };

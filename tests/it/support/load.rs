@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -11,6 +12,7 @@ use super::{PATIENCE, Scratch, Server, condition};
 /// A `pgbench` in the background. Stopped when dropped.
 pub struct Load {
     child: Option<Child>,
+    name: String,
 }
 
 /// Fills `pgbench`'s tables at the given scale (100,000 accounts, about 15 MB each).
@@ -52,7 +54,11 @@ impl Load {
     }
 
     fn start(server: &Server, clients: u32, more: &[&str]) -> Self {
+        // Each load under its own name, so that one can end while another goes on.
+        static LOADS: AtomicU64 = AtomicU64::new(0);
+        let name = format!("load-{}", LOADS.fetch_add(1, Ordering::Relaxed));
         let child = client("pgbench")
+            .env("PGAPPNAME", &name)
             .args(["-n", "-c", &clients.to_string(), "-j", "1", "-T", "3600"])
             .args(more)
             .arg(server.socket_url("postgres"))
@@ -61,15 +67,15 @@ impl Load {
             .stderr(Stdio::null())
             .spawn()
             .expect("starting pgbench");
-        Self { child: Some(child) }
+        Self { child: Some(child), name }
     }
 
     /// Ends the load and waits until none of its transactions is left.
     pub fn stop(mut self, server: &Server) {
         self.kill();
         condition("pgbench's sessions to end", PATIENCE, || {
-            (server.sql("select count(*) from pg_stat_activity where application_name = 'pgbench'") == "0")
-                .then_some(())
+            let ask = format!("select count(*) from pg_stat_activity where application_name = '{}'", self.name);
+            (server.sql(&ask) == "0").then_some(())
         });
     }
 

@@ -27,7 +27,7 @@ const STATUS_LINE: usize = 8;
 
 /// Settings of the server that replays, as `name=value`. Given on the command line, which
 /// nothing in the restored directory can override.
-pub fn replay_settings(job: &RecoveryJob, control: &HashMap<String, String>, stage: &Stage) -> Vec<String> {
+pub(super) fn replay_settings(job: &RecoveryJob, control: &HashMap<String, String>, stage: &Stage) -> Vec<String> {
     // Recovery needs at least what the source had.
     let at_least = |key: &str, least: u64| -> u64 {
         control.get(key).and_then(|value| value.parse().ok()).unwrap_or(least).max(least)
@@ -103,7 +103,7 @@ fn shared_buffers_mib() -> u64 {
 }
 
 /// A running private server. Dropping it kills it.
-pub struct PrivateServer {
+pub(super) struct PrivateServer {
     child: Child,
     socket: PathBuf,
     dir: PathBuf,
@@ -115,7 +115,7 @@ impl PrivateServer {
     ///
     /// # Errors
     /// When it cannot be started at all.
-    pub fn start(job: &RecoveryJob, programs: &Programs, user: &OsUser, settings: &[String]) -> Result<Self> {
+    pub(super) fn start(job: &RecoveryJob, programs: &Programs, user: &OsUser, settings: &[String]) -> Result<Self> {
         let log = job.scratch.join("server.log");
         let mut command = Command::new(programs.path("postgres"));
         command.arg("-D").arg(&job.dir);
@@ -143,7 +143,7 @@ impl PrivateServer {
     ///
     /// # Errors
     /// From `feed`, or with the server's own words when it gave up.
-    pub async fn replayed(mut self, feed: impl Future<Output = Result<()>>) -> Result<Self> {
+    pub(super) async fn replayed(mut self, feed: impl Future<Output = Result<()>>) -> Result<Self> {
         let mut feed = std::pin::pin!(feed);
         let mut fed = false;
         let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -170,7 +170,7 @@ impl PrivateServer {
     ///
     /// # Errors
     /// When it does not end, or not well.
-    pub async fn stop(mut self) -> Result<()> {
+    pub(super) async fn stop(mut self) -> Result<()> {
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             rustix::process::kill_process(pid, rustix::process::Signal::INT)
@@ -257,7 +257,12 @@ fn state(dir: &Path) -> Option<String> {
 ///
 /// # Errors
 /// With the server's own words when it does not start.
-pub async fn start_and_leave(job: &RecoveryJob, programs: &Programs, user: &OsUser, dir: &Path) -> Result<Running> {
+pub(super) async fn start_and_leave(
+    job: &RecoveryJob,
+    programs: &Programs,
+    user: &OsUser,
+    dir: &Path,
+) -> Result<Running> {
     let scratch = &job.scratch;
     fs::create_dir_all(scratch).map_err(|e| Error::io("create", scratch, e))?;
     user.own(scratch)?;

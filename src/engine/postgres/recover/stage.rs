@@ -28,8 +28,18 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const SCRIPT: &str = r#"#!/bin/sh
 # The restore_command of a private server: see pitr's documentation of restore.
 cd "$(dirname "$0")" || exit 255
+case $1 in
+*.history)
+    # Asked for more than once.
+    [ -e "files/$1" ] || exit 1
+    cp "files/$1" "$OLDPWD/$2" && exit 0
+    exit 255
+    ;;
+esac
 while :; do
     [ -e failed ] && exit 255
+    # Nobody feeds us any more: the restore was killed.
+    [ -d "/proc/$(cat feeder)" ] || exit 255
     if [ -e "files/$1" ]; then
         # Asked for again, it is absent: the server then reads the copy it has.
         rm -f "planned/$1"
@@ -43,7 +53,7 @@ done
 
 /// The staging directory.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub(super) struct Stage {
     dir: PathBuf,
     file_bytes: u64,
 }
@@ -53,13 +63,14 @@ impl Stage {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn create(job: &RecoveryJob) -> Result<Self> {
+    pub(super) fn create(job: &RecoveryJob) -> Result<Self> {
         let dir = job.scratch.join("log");
         for dir in [&dir, &dir.join("files"), &dir.join("planned")] {
             fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         }
         let stage = Self { dir, file_bytes: job.identity.log_file_bytes };
         stage.write("fetch", SCRIPT.as_bytes())?;
+        stage.write("feeder", std::process::id().to_string().as_bytes())?;
         let files = PostgresLogFiles::new(&job.identity);
         for history in &job.histories {
             stage.write(&format!("files/{}", files.history_name(history.timeline)), history.native.as_bytes())?;
@@ -103,7 +114,7 @@ impl Stage {
 
     /// The `restore_command`.
     #[must_use]
-    pub fn command(&self) -> String {
+    pub(super) fn command(&self) -> String {
         format!("/bin/sh '{}' '%f' '%p'", self.dir.join("fetch").display().to_string().replace('\'', "'\\''"))
     }
 
@@ -112,7 +123,7 @@ impl Stage {
     /// # Errors
     /// From the reader (a damaged or missing object), or from the disk. The server then
     /// gets no more log.
-    pub async fn feed(
+    pub(super) async fn feed(
         &self,
         job: &RecoveryJob,
         user: &OsUser,
