@@ -142,7 +142,17 @@ impl Archiver {
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), "pitr archive").await?;
         let (goal, goal_receiver) = watch::channel(Goal::Wait);
         let until = Until { stop, goal: goal_receiver };
-        let mut run = Run { archiver: self, archive, epoch, until, goal, report, base: None, base_wanted: false, log_end: server.log_end };
+        let mut run = Run {
+            archiver: self,
+            archive,
+            epoch,
+            until,
+            goal,
+            report,
+            base: None,
+            base_wanted: false,
+            log_end: server.log_end,
+        };
         let result = run.keep_streaming(source, server).await;
         if let Some(base) = run.base.take() {
             base.abort();
