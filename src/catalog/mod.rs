@@ -122,6 +122,9 @@ pub struct Gap {
     pub cause: String,
     /// When the gap was found, by the archiver's clock.
     pub found: Timestamp,
+    /// The log before the gap is known to be complete up to this moment.
+    #[serde(default)]
+    pub confirmed: Option<Timestamp>,
 }
 
 /// A base backup, as planning sees it.

@@ -115,7 +115,7 @@ async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
     load.resume();
     tokio::time::sleep(LOAD / 3).await;
     sql.query("drop table orders").await?;
-    story.tell("somebody drops the table `orders`, and work goes on")?;
+    story.tell("somebody runs `drop table orders`, and work goes on")?;
     tokio::time::sleep(LOAD / 3).await;
     load.stop().await;
     let end = one(&mut sql, "select pg_current_wal_flush_lsn()").await?;

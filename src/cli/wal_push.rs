@@ -85,6 +85,17 @@ async fn push(
 ) -> Result<()> {
     let archive = &opened.archive;
     let mut range = range;
+    // Every whole file begins with the identity of its system.
+    if let Some(system) = opened.engine.log_files(&archive.identity).system(&bytes)
+        && system != archive.identity.system
+    {
+        return Err(Error::config(format!(
+            "{} is log of system {system}, but the archive is of system {}",
+            path.display(),
+            archive.identity.system
+        ))
+        .hint("does another server's archive_command point here? give it a --cluster of its own"));
+    }
     let mut scanner =
         opened.engine.scanner(&archive.identity, timeline, ScanStart::LogFile(range.start), Detail::Marks);
     let mut marks = Vec::new();

@@ -233,6 +233,9 @@ pub trait LogFiles: Send + Sync {
     /// What a file name means.
     fn parse(&self, name: &str) -> Option<LogFile>;
 
+    /// The identity of the system a log file is of, from its first bytes.
+    fn system(&self, bytes: &[u8]) -> Option<String>;
+
     /// The name of a timeline's history file, where the engine has such a thing.
     fn history_name(&self, timeline: TimelineId) -> String;
 

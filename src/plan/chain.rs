@@ -93,6 +93,11 @@ pub(super) fn reaches<'a>(catalog: &'a Catalog, path: &Path) -> Vec<Reach<'a>> {
     for link in path.links(catalog, OffsetRange::new(Offset::ZERO, Offset(u64::MAX))) {
         if let Some(ended) = stretch.take_if(|s| s.end != link.range.start) {
             close(reaches.get_mut(open..next).unwrap_or_default(), &ended);
+            let confirmed = confirmed_before_gap(catalog, &ended);
+            for reach in reaches.get_mut(open..next).unwrap_or_default() {
+                reach.known = reach.known.max(confirmed);
+                reach.certain = reach.certain.max(confirmed);
+            }
             let missing = missing(catalog, path, ended.end, link.range.start);
             reaches.iter_mut().take(next).skip(open).for_each(|reach| reach.missing = Some(missing.clone()));
             open = next;
@@ -135,6 +140,12 @@ pub(super) fn reaches<'a>(catalog: &'a Catalog, path: &Path) -> Vec<Reach<'a>> {
         }
     }
     reaches
+}
+
+/// Up to when the log was known to be complete where a recorded gap begins.
+fn confirmed_before_gap(catalog: &Catalog, stretch: &Stretch) -> Option<Timestamp> {
+    let log = catalog.timelines.get(&stretch.timeline)?;
+    log.gaps.iter().filter(|gap| gap.range.start == stretch.end).filter_map(|gap| gap.confirmed).max()
 }
 
 /// An unbroken piece of log, as far as it has been walked.

@@ -65,7 +65,7 @@ impl World {
             }
             start = range.end;
             if lost.contains(&index) {
-                log.gaps.push(Gap { range, cause: format!("lost {index}"), found: NOW });
+                log.gaps.push(Gap { range, cause: format!("lost {index}"), found: NOW, confirmed: None });
                 continue;
             }
             log.restore_points.extend(summary.restore_points);

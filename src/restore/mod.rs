@@ -211,8 +211,10 @@ fn prepare(request: &Request, partial: &Path, scratch: &Path, base_bytes: u64) -
 fn check_not_running(dir: &Path) -> Result<()> {
     match files::live_server(dir)? {
         None => Ok(()),
-        Some(pid) => Err(Error::config(format!("a server (process {pid}) runs on {}", dir.display()))
-            .hint("stop it first, or give --to another directory")),
+        Some(pid) => {
+            Err(Error::config(format!("a server runs on {}: its postmaster.pid names process {pid}", dir.display()))
+                .hint("stop it first, or give --to another directory"))
+        }
     }
 }
 

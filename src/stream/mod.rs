@@ -349,7 +349,16 @@ impl Run<'_> {
             cause = %cause,
             "the server no longer has log that the archive lacks: a gap is recorded and a new base backup begins"
         );
-        let gap = Gap { range, cause: cause.to_string(), found: self.archiver.clock.now() };
+        // A tail is the end of its timeline's log, and log is to come behind the gap.
+        let catalog = self.catalog().await?;
+        let compression = self.archiver.settings.compression;
+        let ready = resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression).await;
+        if let Ok(Ready { carried: Some(tail), .. }) = ready {
+            resume::seal(&self.archive, timeline, &tail.bytes, &tail.summary, &self.epoch, compression).await?;
+            self.archive.store.delete(&tail.object).await?;
+        }
+        let confirmed = catalog.timelines.get(&timeline).and_then(|log| log.confirmed);
+        let gap = Gap { range, cause: cause.to_string(), found: self.archiver.clock.now(), confirmed };
         let object = ObjectName::Gap { timeline, range, epoch: self.epoch.number() };
         let body = serde_json::to_vec_pretty(&gap).map_err(|e| Error::failure("cannot write a gap").because(e))?;
         self.archive.store.create(&self.archive.layout.name(&object), vec![Bytes::from(body)]).await?;

@@ -130,7 +130,11 @@ async fn lead(
     Ok(scanner)
 }
 
-async fn seal(
+/// Makes an ordinary segment of what a tail holds.
+///
+/// # Errors
+/// From the store.
+pub async fn seal(
     archive: &Archive,
     timeline: TimelineId,
     bytes: &Bytes,
@@ -145,6 +149,9 @@ async fn seal(
         start: summary.range.start,
         epoch: epoch.number(),
     };
+    if summary.range.is_empty() {
+        return Ok(());
+    }
     let mut writer = SegmentWriter::new(header, compression);
     writer.write(bytes);
     let finished = writer.finish(summary)?;

@@ -166,7 +166,7 @@ mod tests {
     fn a_recorded_gap_is_not_asked_for_again() {
         let mut catalog = catalog(&[(1, 100, 250)]);
         let range = OffsetRange::new(Offset(250), Offset(700));
-        let gap = Gap { range, cause: "recycled".into(), found: crate::model::time::Timestamp(0) };
+        let gap = Gap { range, cause: "recycled".into(), found: crate::model::time::Timestamp(0), confirmed: None };
         catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps.push(gap);
         let answer = whence(&catalog, &server(1), None).unwrap();
         assert_eq!(answer, Whence::Start(TimelineId(1), Offset(700)));

@@ -147,7 +147,12 @@ async fn reads_footers_gaps_and_histories() {
     let archive = Archive::new(MemoryStore::new()).await;
     archive.segment(64, &log(&[(10, 1), (10, 2)]), 84, 1).await;
     archive.segment(90, &log(&[(10, 3)]), 100, 2).await;
-    let gap = Gap { range: OffsetRange::new(Offset(84), Offset(90)), cause: "slot lost".into(), found: Timestamp(5) };
+    let gap = Gap {
+        range: OffsetRange::new(Offset(84), Offset(90)),
+        cause: "slot lost".into(),
+        found: Timestamp(5),
+        confirmed: None,
+    };
     let name = ObjectName::Gap { timeline: T1, range: gap.range, epoch: 2 };
     archive.put(&name, serde_json::to_vec(&gap).unwrap()).await;
     let history = History {

@@ -38,6 +38,12 @@ impl PostgresLogFiles {
 }
 
 impl LogFiles for PostgresLogFiles {
+    /// `xlp_sysid` of the long page header (`src/include/access/xlog_internal.h`).
+    fn system(&self, bytes: &[u8]) -> Option<String> {
+        let id = bytes.get(24..32).and_then(|id| id.try_into().ok()).map(u64::from_le_bytes)?;
+        Some(id.to_string())
+    }
+
     fn name(&self, timeline: TimelineId, offset: Offset) -> String {
         format_wal_file(timeline, offset, self.file_bytes)
     }

@@ -166,7 +166,8 @@ impl<'a> Pitr<'a> {
         command.args(words);
         let output = Capture::new(self.scratch);
         command.stdout(output.out()).stderr(output.err());
-        Archiver { child: Some(command.spawn().expect("starting pitr archive")), output }
+        let bases = (!words.contains(&"--no-backup")).then(|| self.cluster_dir().join("base"));
+        Archiver { child: Some(command.spawn().expect("starting pitr archive")), output, bases }
     }
 }
 
@@ -280,6 +281,8 @@ impl Capture {
 pub struct Archiver {
     child: Option<Child>,
     output: Capture,
+    /// Where its first base backup appears, if it takes one.
+    bases: Option<PathBuf>,
 }
 
 impl Archiver {
@@ -289,13 +292,20 @@ impl Archiver {
     }
 
     /// Waits until the server's slot shows that everything before `offset` was
-    /// acknowledged; fails if the archiver ends first.
+    /// acknowledged, and the first base backup is there; fails if the archiver ends
+    /// first.
     #[track_caller]
     pub fn wait_until_acknowledged(&mut self, server: &Server, offset: u64) {
         let what = format!("{} to be acknowledged", format_lsn(offset));
         condition(what, PATIENCE, || {
             self.assert_running();
             (acknowledged(server)? >= offset).then_some(())
+        });
+        let Some(bases) = self.bases.clone() else { return };
+        condition("the first base backup", PATIENCE, || {
+            self.assert_running();
+            let mut found = std::fs::read_dir(&bases).ok()?.flatten();
+            found.any(|base| base.path().join("manifest.json").exists()).then_some(())
         });
     }
 
