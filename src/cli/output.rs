@@ -50,7 +50,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints one JSON document with its `schema_version`.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json<T: Serialize>(document: &T) -> Result<()> {
     #[derive(Serialize)]
     struct Versioned<'a, T> {

@@ -243,7 +243,7 @@ impl<'a> Planner<'a> {
                 return Ok(self.at(index, reach.boundary, self.whole_log(reach, time)));
             }
         }
-        Err(self.no_time(time, newer < self.reaches.len()))
+        Err(self.no_time(time))
     }
 
     /// The first link that ends after `from` and may hold a late transaction, or one

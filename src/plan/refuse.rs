@@ -42,15 +42,15 @@ impl Planner<'_> {
         refusal.nearest(reach.known.filter(|known| *known >= reach.base.ended), None)
     }
 
-    /// No base backup gives this time. `read` tells that the log itself was asked.
-    pub(super) fn no_time(&self, time: Timestamp, read: bool) -> Refusal {
+    /// No base backup gives this time.
+    pub(super) fn no_time(&self, time: Timestamp) -> Refusal {
         let windows = window::of(&self.path, &self.reaches);
         let before = windows.iter().filter(|w| w.to < time).map(|w| w.to).max();
         let after = windows.iter().filter(|w| w.from > time).map(|w| w.from).min();
         let Some(first) = self.reaches.iter().filter(|reach| reach.usable()).map(|reach| reach.base.ended).min() else {
             return self.no_base();
         };
-        let refusal = if read && windows.iter().any(|w| w.from <= time && time <= w.to) {
+        let refusal = if windows.iter().any(|w| w.from <= time && time <= w.to) {
             Refusal::new(
                 Why::ClockWentBack,
                 format!("the first transaction after {time} lies before any base backup is consistent, for the source's clock went back there"),

@@ -138,7 +138,7 @@ fn goes_on_after_a_gap(lose_the_slot: bool) {
 
     let listed = pitr.json(&["list"]).to_string();
     assert!(listed.contains("gap"), "no gap in {listed}");
-    assert_eq!(std::fs::read_dir(pitr.cluster_dir().join("base")).unwrap().count(), 2, "a new base at once");
+    assert_eq!(std::fs::read_dir(pitr.cluster_dir().join("base")).unwrap().count(), 2, "a new base at once: {listed}");
 
     let early = scratch.join("early");
     pitr.restore(&server, &early, &["--target-time", &before_time]);
