@@ -90,7 +90,7 @@ async fn push(
         && system != archive.identity.system
     {
         return Err(Error::config(format!(
-            "{} is log of system {system}, but the archive is of system {}",
+            "{} is log of system identifier {system}, but the archive is of {}",
             path.display(),
             archive.identity.system
         ))

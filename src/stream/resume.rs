@@ -60,7 +60,8 @@ pub async fn at_end(
             seal(archive, timeline, &bytes, &summary, epoch, compression).await?;
             archive.store.delete(&object).await?;
         } else {
-            carried = Some(Carried { start: tail.range.start, bytes, summary, object });
+            let confirmed = catalog.timelines.get(&timeline).and_then(|log| log.confirmed);
+            carried = Some(Carried { start: tail.range.start, bytes, summary, object, confirmed });
         }
     }
     let start = segments.last().map_or(scanner.offset(), |last| last.range.end);
@@ -91,7 +92,8 @@ fn whole_records_only(
     summary.range.end = boundary;
     summary.position = engine.position(boundary);
     let scanner = engine.scanner(&archive.identity, timeline, ScanStart::Boundary(boundary), Detail::Marks);
-    let carried = Some(Carried { start: tail.start, bytes, summary, object: tail.object.clone() });
+    let carried =
+        Some(Carried { start: tail.start, bytes, summary, object: tail.object.clone(), confirmed: tail.confirmed });
     Ready { scanner, start: boundary, carried, file_segments }
 }
 

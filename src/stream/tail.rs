@@ -29,6 +29,8 @@ pub struct Tail {
     start: Offset,
     written: u64,
     synced: u64,
+    /// The log is known to be complete up to here; kept as the modification time.
+    confirmed: Option<Timestamp>,
 }
 
 impl Tail {
@@ -48,7 +50,31 @@ impl Tail {
         .map_err(|e| Error::store_io("create tail", &path, e.into()))?;
         let file = spare.into_file();
         sync_parent(&path)?;
-        Ok(Self { file, path, start, written: 0, synced: 0 })
+        let tail = Self { file, path, start, written: 0, synced: 0, confirmed: None };
+        tail.stamp();
+        Ok(tail)
+    }
+
+    /// Goes on with a tail of our own epoch after its `written` valid bytes. What lies
+    /// behind them, half a record whose rest never came, becomes zeros again.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn reopen(path: PathBuf, start: Offset, written: u64) -> Result<Self> {
+        let failed = |e| Error::store_io("open", &path, e);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let mut at = written;
+        let zeros = vec![0u8; 1 << 16];
+        while at < size {
+            let piece = usize::try_from(size - at).unwrap_or(usize::MAX).min(zeros.len());
+            file.write_all_at(&zeros[..piece], at).map_err(failed)?;
+            at += piece as u64;
+        }
+        file.sync_data().map_err(failed)?;
+        let tail = Self { file, path, start, written, synced: written, confirmed: None };
+        tail.stamp();
+        Ok(tail)
     }
 
     /// First offset of the tail.
@@ -70,6 +96,8 @@ impl Tail {
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all_at(bytes, self.written).map_err(|e| Error::store_io("write", &self.path, e))?;
         self.written += bytes.len() as u64;
+        // Writing has set the time to now, which would claim too much.
+        self.stamp();
         Ok(())
     }
 
@@ -90,11 +118,14 @@ impl Tail {
     /// Records that the log is complete up to `time` of the source's clock, as the
     /// file's modification time: it costs no sync, and losing it in a crash only makes
     /// the archive claim less.
-    pub fn confirm(&self, time: Timestamp) {
-        let time = u64::try_from(time.0).map(|micros| SystemTime::UNIX_EPOCH + Duration::from_micros(micros));
-        if let Ok(time) = time
-            && let Err(error) = self.file.set_modified(time)
-        {
+    pub fn confirm(&mut self, time: Timestamp) {
+        self.confirmed = self.confirmed.max(Some(time));
+        self.stamp();
+    }
+
+    fn stamp(&self) {
+        let micros = self.confirmed.and_then(|time| u64::try_from(time.0).ok()).unwrap_or(0);
+        if let Err(error) = self.file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_micros(micros)) {
             tracing::debug!(%error, "cannot set the tail's time");
         }
     }

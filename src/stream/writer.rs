@@ -132,6 +132,8 @@ pub struct Carried {
     pub summary: Summary,
     /// The object they came from, removed once they are safe in a tail of ours.
     pub object: String,
+    /// The log is known to be complete up to this moment.
+    pub confirmed: Option<Timestamp>,
 }
 
 /// The segment being filled.
@@ -257,13 +259,32 @@ impl Writer {
     /// nobody else can still be writing to it.
     fn adopt_carried(&mut self) -> Result<()> {
         let Some(carried) = self.setup.carried.take() else { return Ok(()) };
-        let mut tail = self.new_tail(carried.start)?;
-        tail.append(&carried.bytes)?;
-        tail.sync()?;
+        let own = self.tail_name(carried.start) == carried.object;
+        let mut tail = match (&self.setup.tail_folder, own) {
+            // A tail of this very writer, from before the connection was lost.
+            (Some(folder), true) => {
+                Tail::reopen(folder.join(file_name(&carried.object)), carried.start, carried.bytes.len() as u64)?
+            }
+            _ => {
+                let mut tail = self.new_tail(carried.start)?;
+                tail.append(&carried.bytes)?;
+                tail.sync()?;
+                tail
+            }
+        };
+        if let Some(time) = carried.confirmed {
+            tail.confirm(time);
+        }
+        self.confirmed = carried.confirmed;
         self.check_epoch()?;
         self.shared.durable(tail.range(), self.setup.scanner.boundary(), carried.summary.times.map(|t| t.1));
         self.open = Some((Open::Tail(tail), carried.summary));
-        self.runtime.block_on(self.setup.archive.store.delete(&carried.object))
+        if own { Ok(()) } else { self.runtime.block_on(self.setup.archive.store.delete(&carried.object)) }
+    }
+
+    fn tail_name(&self, start: Offset) -> String {
+        let object = ObjectName::Tail { timeline: self.setup.timeline, start, epoch: self.setup.epoch.number() };
+        self.setup.archive.layout.name(&object)
     }
 
     fn data(&mut self, start: Offset, bytes: &[u8], log_end: Offset, time: Timestamp) -> Result<()> {
@@ -317,7 +338,7 @@ impl Writer {
     fn confirm(&mut self, log_end: Offset, time: Timestamp) {
         if log_end <= self.offset {
             self.confirmed = self.confirmed.max(Some(time));
-            if let Some((Open::Tail(tail), _)) = &self.open {
+            if let Some((Open::Tail(tail), _)) = &mut self.open {
                 tail.confirm(time);
             }
         }
@@ -365,10 +386,7 @@ impl Writer {
             None => make_spare(&folder, self.setup.epoch.number(), self.spares_made, size)?,
         };
         self.spares_made += 1;
-        let name = ObjectName::Tail { timeline: self.setup.timeline, start, epoch: self.setup.epoch.number() };
-        let name = self.setup.archive.layout.name(&name);
-        let file_name = name.rsplit('/').next().unwrap_or(&name);
-        let tail = Tail::create(folder.join(file_name), spare, start)?;
+        let tail = Tail::create(folder.join(file_name(&self.tail_name(start))), spare, start)?;
         let (epoch, serial) = (self.setup.epoch.number(), self.spares_made);
         self.spare = Some(self.runtime.spawn_blocking(move || make_spare(&folder, epoch, serial, size)));
         Ok(tail)
@@ -502,6 +520,11 @@ impl Writer {
         }
         self.shared.take_failure().map_or(Ok(()), Err)
     }
+}
+
+/// The last part of an object's name.
+fn file_name(object: &str) -> &str {
+    object.rsplit('/').next().unwrap_or(object)
 }
 
 /// A closed segment on its way to the store.

@@ -150,6 +150,8 @@ fn timelines_may_follow_one_another() {
         let next = current.standby(&scratch, &format!("s{generation}"));
         rows.insert(mark(&current));
         wait_for_standby(&current, &next);
+        // A standby made just now does not have the log from before it was made.
+        Pitr::new(&scratch).source(&current).catch_up();
         current.stop_immediate();
         next.promote();
         rows.insert(mark(&next));

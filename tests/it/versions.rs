@@ -19,6 +19,7 @@ fn main_path(version: Version) {
     pitr.ok(["init"]);
     pitr.ok(["check"]);
     let mut archiver = pitr.archive();
+    archiver.wait_until_caught_up(&server);
     let load = Load::pgbench(&server, 2);
     wait_for_wal(&server, 3 << 20);
     load.stop(&server);
