@@ -49,33 +49,44 @@ impl Loader<'_> {
     ) -> Result<()> {
         tails.sort_unstable();
         let closed = log.segments.last().map_or(Offset::ZERO, |last| last.range.end);
-        let mut found: Vec<(Summary, u32)> = Vec::new();
-        for tail in tails.into_iter().filter(|tail| tail.start >= closed) {
-            log.confirmed = log.confirmed.max(self.confirmed(timeline, tail).await?);
-            let summary = self.scan(timeline, tail, log).await?;
-            if !summary.range.is_empty() {
-                found.push((summary, tail.epoch));
-            }
-        }
-        found.sort_by_key(|(s, epoch)| (s.range.start, std::cmp::Reverse((s.range.end, *epoch))));
-        for (summary, epoch) in found {
-            let info = SegmentInfo::of(&summary, epoch, Holder::Tail);
-            match log.segments.last() {
-                Some(last) if last.range.covers(info.range) => continue,
-                Some(last) if info.range.start < last.range.end => {
-                    let name = |info: &SegmentInfo| self.layout.name(&info.object(timeline));
-                    return Err(Error::corruption(format!(
-                        "tails {} and {} overlap, and neither holds all of the other",
-                        name(last),
-                        name(&info)
-                    ))
-                    .hint("did two archivers write here? see `pitr status`"));
+        tails.retain(|tail| tail.start >= closed);
+        // In order, since the record that crosses into a tail begins in the one before.
+        for same_start in tails.chunk_by(|a, b| a.start == b.start) {
+            let mut best: Option<(Summary, u32)> = None;
+            for &tail in same_start {
+                log.confirmed = log.confirmed.max(self.confirmed(timeline, tail).await?);
+                let summary = self.scan(timeline, tail, &tails, log).await?;
+                if best
+                    .as_ref()
+                    .is_none_or(|(known, epoch)| (known.range.end, *epoch) <= (summary.range.end, tail.epoch))
+                {
+                    best = Some((summary, tail.epoch));
                 }
-                _ => {}
             }
-            log.segments.push(info);
-            log.restore_points.extend(summary.restore_points);
+            if let Some((summary, epoch)) = best.filter(|(summary, _)| !summary.range.is_empty()) {
+                self.add_tail(timeline, summary, epoch, log)?;
+            }
         }
+        Ok(())
+    }
+
+    fn add_tail(&self, timeline: TimelineId, summary: Summary, epoch: u32, log: &mut TimelineLog) -> Result<()> {
+        let info = SegmentInfo::of(&summary, epoch, Holder::Tail);
+        match log.segments.last() {
+            Some(last) if last.range.covers(info.range) => return Ok(()),
+            Some(last) if info.range.start < last.range.end => {
+                let name = |info: &SegmentInfo| self.layout.name(&info.object(timeline));
+                return Err(Error::corruption(format!(
+                    "tails {} and {} overlap, and neither holds all of the other",
+                    name(last),
+                    name(&info)
+                ))
+                .hint("did two archivers write here? see `pitr status`"));
+            }
+            _ => {}
+        }
+        log.segments.push(info);
+        log.restore_points.extend(summary.restore_points);
         Ok(())
     }
 
@@ -91,8 +102,16 @@ impl Loader<'_> {
         }
     }
 
-    /// What the tail holds, up to its last whole record.
-    async fn scan(&self, timeline: TimelineId, tail: NamedTail, log: &TimelineLog) -> Result<Summary> {
+    /// What the tail holds: up to its last whole record or, if it is full and another one
+    /// goes on behind it, all of it. A writer opens the next tail only once this one is
+    /// full and synced, and a record may cross from one into the other.
+    async fn scan(
+        &self,
+        timeline: TimelineId,
+        tail: NamedTail,
+        tails: &[NamedTail],
+        log: &TimelineLog,
+    ) -> Result<Summary> {
         let (start, before) = self.scan_start(tail.start, &log.segments);
         let mut scanner = (self.tail_scanner)(&self.identity, timeline, start)?;
         for info in before {
@@ -102,6 +121,7 @@ impl Loader<'_> {
         let name = self.layout.name(&tail.info().object(timeline));
         let mut marks = Vec::new();
         let mut at = 0;
+        let mut sound = true;
         loop {
             let piece = self.store.get(&name, Part::Range { start: at, len: PIECE }).await?.unwrap_or_default();
             if piece.is_empty() {
@@ -113,12 +133,17 @@ impl Loader<'_> {
             match fed {
                 Ok(()) => {}
                 // Zeros or a torn record: the log ended before.
-                Err(e) if e.kind() == Kind::Corruption => break,
+                Err(e) if e.kind() == Kind::Corruption => {
+                    sound = false;
+                    break;
+                }
                 Err(e) => return Err(e),
             }
         }
         summary.boundary = scanner.boundary();
-        summary.range.end = summary.boundary.max(tail.start);
+        let end = Offset(tail.start.0.saturating_add(at));
+        let goes_on = sound && tails.iter().any(|next| next.start == end);
+        summary.range.end = if goes_on { end } else { summary.boundary.max(tail.start) };
         Ok(summary)
     }
 

@@ -54,7 +54,7 @@ impl Recovery for PostgresRecovery {
         ready_directory(job)?;
         fs::create_dir_all(&job.scratch).map_err(|e| Error::io("create", &job.scratch, e))?;
         let stage = Stage::create(job)?;
-        let control = programs.control_data(&job.dir, &user)?;
+        let control = programs.control_data(&job.dir)?;
         user.own(&job.dir)?;
         user.own(&job.scratch)?;
         let server = PrivateServer::start(job, &programs, &user, &server::replay_settings(job, &control, &stage))?;

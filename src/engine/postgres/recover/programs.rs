@@ -71,12 +71,15 @@ impl Programs {
         &self.dir
     }
 
-    /// What `pg_controldata` says of a data directory.
+    /// What `pg_controldata` says of a data directory; nothing where it is not installed
+    /// (some packages have only the server), which generous settings make up for.
     ///
     /// # Errors
     /// When it cannot read it.
-    pub fn control_data(&self, dir: &Path, user: &OsUser) -> Result<HashMap<String, String>> {
-        let _ = user;
+    pub fn control_data(&self, dir: &Path) -> Result<HashMap<String, String>> {
+        if !self.path("pg_controldata").exists() {
+            return Ok(HashMap::new());
+        }
         let output = Command::new(self.path("pg_controldata"))
             .arg("-D")
             .arg(dir)

@@ -68,7 +68,7 @@ pub(super) fn replay_settings(job: &RecoveryJob, control: &HashMap<String, Strin
     settings.push(format!("max_connections={}", at_least("max_connections setting", 20)));
     settings.push(format!("max_worker_processes={}", at_least("max_worker_processes setting", 8)));
     settings.push(format!("max_wal_senders={}", at_least("max_wal_senders setting", 0)));
-    settings.push(format!("max_prepared_transactions={}", at_least("max_prepared_xacts setting", 64)));
+    settings.push(format!("max_prepared_transactions={}", at_least("max_prepared_xacts setting", 1024)));
     settings.push(format!("max_locks_per_transaction={}", at_least("max_locks_per_xact setting", 64)));
     settings.extend(private_settings());
     settings
