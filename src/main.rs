@@ -1,3 +1,7 @@
 //! The `pitr` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pitr::cli::main(std::env::args_os().collect())
+}

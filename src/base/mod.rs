@@ -19,3 +19,4 @@ pub mod load;
 pub mod manifest;
 pub mod pack;
 pub mod table;
+pub mod verify;

@@ -216,6 +216,12 @@ impl Layout {
         format!("{}/log/{timeline}/", self.cluster)
     }
 
+    /// The timeline whose log lies in this folder (a prefix with a slash at its end).
+    #[must_use]
+    pub fn timeline_of(&self, folder: &str) -> Option<TimelineId> {
+        folder.strip_prefix(&self.log())?.strip_suffix('/')?.parse().ok()
+    }
+
     /// Prefix of one timeline's rolled-up footers.
     #[must_use]
     pub fn index(&self, timeline: TimelineId) -> String {
@@ -403,6 +409,14 @@ mod tests {
         }
         let pack = layout().name(&ObjectName::Pack([0xC5; 32]));
         assert_eq!(pack, format!("main/pack/c5/{}", "c5".repeat(32)));
+    }
+
+    #[test]
+    fn a_folder_tells_its_timeline() {
+        let folder = layout().timeline(TimelineId(0xAB));
+        assert_eq!(layout().timeline_of(&folder), Some(TimelineId(0xAB)));
+        assert_eq!(layout().timeline_of(&layout().index(TimelineId(0xAB))), None);
+        assert_eq!(layout().timeline_of(&layout().log()), None);
     }
 
     #[test]

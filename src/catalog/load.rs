@@ -1,1 +1,282 @@
-//! Being written.
+//! From a store to a [`Catalog`]: few reads, all checked.
+//!
+//! Order of reading: `cluster.json`; then for each timeline its indexes, the names of
+//! what lies past them, the footers of those segments that count, and the tails; then
+//! the manifests of base backups. Names past the indexes are enough to see what
+//! supersedes what, so that hidden segments are never read.
+//!
+//! `confirmed` comes from the footer of the last segment or, where a log has an open
+//! tail, from the tail file's modification time, which the archiver sets to the
+//! source's clock whenever it knows the log to be complete up to then.
+//!
+//! Anything read that is not what was written is refused by name.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::de::DeserializeOwned;
+
+use super::index::Index;
+use super::layout::{Layout, ObjectName};
+use super::{BaseInfo, Catalog, Gap, Holder, SegmentInfo, TimelineLog};
+use crate::base::manifest::Manifest;
+use crate::engine::{ScanStart, Scanner};
+use crate::error::{Error, Kind, Result};
+use crate::model::cluster::{ClusterName, Identity};
+use crate::model::offset::OffsetRange;
+use crate::model::summary::Summary;
+use crate::model::timeline::{History, TimelineId};
+use crate::segment::read::{Expected, FooterRead, read_footer, too_short};
+use crate::store::{ObjectInfo, Part, Store};
+
+mod resolve;
+mod tail;
+
+#[cfg(test)]
+mod tests;
+
+use resolve::Named;
+use tail::NamedTail;
+
+/// The store layout this program reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Objects read at the same time.
+const AT_ONCE: usize = 16;
+
+/// How many bytes at the end of a segment nearly always hold its footer.
+const FOOTER_BYTES: u64 = 4096;
+
+/// Makes the scanner that finds the end of a tail.
+pub type TailScanner<'a> = &'a (dyn Fn(&Identity, TimelineId, ScanStart) -> Result<Box<dyn Scanner>> + Sync);
+
+/// Reads what the store holds of a cluster.
+///
+/// # Errors
+/// [`Kind::NoArchive`] when there is none, [`Kind::Corruption`] naming the object that
+/// is not what was written, [`Kind::Config`] for an archive of a newer format,
+/// [`Kind::StoreUnreachable`] as the store reports it.
+pub async fn load(store: &dyn Store, cluster: &ClusterName, tail_scanner: TailScanner<'_>) -> Result<Catalog> {
+    let layout = Layout::new(cluster.clone());
+    let identity = identity(store, &layout).await?;
+    let loader = Loader { store, layout, identity, tail_scanner };
+    let mut catalog =
+        Catalog { identity: loader.identity.clone(), timelines: std::collections::BTreeMap::new(), bases: Vec::new() };
+    for folder in store.folders(&loader.layout.log()).await? {
+        if let Some(timeline) = loader.layout.timeline_of(&folder) {
+            catalog.timelines.insert(timeline, loader.timeline(timeline).await?);
+        }
+    }
+    catalog.bases = loader.bases().await?;
+    Ok(catalog)
+}
+
+/// Reads `cluster.json`.
+///
+/// # Errors
+/// As [`load`].
+pub async fn identity(store: &dyn Store, layout: &Layout) -> Result<Identity> {
+    let name = layout.name(&ObjectName::Cluster);
+    let Some(bytes) = store.get(&name, Part::All).await? else {
+        return Err(Error::new(
+            Kind::NoArchive,
+            format!("there is no archive of cluster {} in {}", layout.cluster(), store.location()),
+        )
+        .hint("is this the right --store and --cluster? `pitr init` makes a new archive"));
+    };
+    // The version decides how the rest is to be read, so it is read first.
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format_version: u32,
+    }
+    let Version { format_version } = json(&name, &bytes)?;
+    if format_version != FORMAT_VERSION {
+        return Err(Error::config(format!(
+            "{name} is of format version {format_version}; this version of pitr reads version {FORMAT_VERSION}"
+        ))
+        .hint("was the archive made by a newer pitr?"));
+    }
+    json(&name, &bytes)
+}
+
+fn json<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| Error::corruption(format!("{name} cannot be read")).because(e))
+}
+
+struct Loader<'a> {
+    store: &'a dyn Store,
+    layout: Layout,
+    identity: Identity,
+    tail_scanner: TailScanner<'a>,
+}
+
+/// What the names of a timeline's objects tell.
+#[derive(Default)]
+struct Names {
+    segments: Vec<Named>,
+    tails: Vec<NamedTail>,
+    gaps: Vec<(OffsetRange, String)>,
+    history: bool,
+}
+
+impl Loader<'_> {
+    async fn timeline(&self, timeline: TimelineId) -> Result<TimelineLog> {
+        let mut log = TimelineLog::default();
+        self.indexes(timeline, &mut log).await?;
+        let names = self.names(timeline, log.indexes.last()).await?;
+        if names.history {
+            log.history = Some(self.history(timeline).await?);
+        }
+        self.segments(timeline, names.segments, &mut log).await?;
+        self.tails(timeline, names.tails, &mut log).await?;
+        let gaps = stream::iter(names.gaps).map(|(range, name)| self.gap(range, name)).buffered(AT_ONCE);
+        log.gaps = gaps.try_collect().await?;
+        log.gaps.sort_by_key(|gap| gap.range);
+        log.restore_points.sort_by_key(|point| point.end);
+        Ok(log)
+    }
+
+    /// Reads the unbroken run of the widest indexes from the first one on. What comes
+    /// after a hole in them is read from footers.
+    async fn indexes(&self, timeline: TimelineId, log: &mut TimelineLog) -> Result<()> {
+        let mut all: Vec<(OffsetRange, u32)> = Vec::new();
+        let mut see = |info: ObjectInfo| {
+            if let Some(ObjectName::Index { range, epoch, .. }) = self.layout.parse(&info.name) {
+                all.push((range, epoch));
+            }
+        };
+        self.store.list(&self.layout.index(timeline), None, true, &mut see).await?;
+        all.sort_unstable_by_key(|(range, epoch)| (range.start, std::cmp::Reverse((range.end, *epoch))));
+        let mut run: Vec<(OffsetRange, u32)> = Vec::new();
+        for (range, epoch) in all {
+            if run.last().is_none_or(|(last, _)| last.end == range.start) {
+                run.push((range, epoch));
+            }
+        }
+        log.indexes = run.iter().map(|(range, _)| *range).collect();
+        let mut read = stream::iter(run).map(|(range, epoch)| self.index(timeline, range, epoch)).buffered(AT_ONCE);
+        while let Some(index) = read.try_next().await? {
+            log.segments.extend(index.segments);
+            log.restore_points.extend(index.restore_points);
+        }
+        Ok(())
+    }
+
+    async fn index(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Index> {
+        let name = self.layout.name(&ObjectName::Index { timeline, range, epoch });
+        let bytes = self.get(&name, Part::All).await?;
+        Index::decode(&name, self.layout.cluster(), (timeline, range, epoch), &bytes)
+    }
+
+    /// Lists what lies past the indexes.
+    async fn names(&self, timeline: TimelineId, indexed: Option<&OffsetRange>) -> Result<Names> {
+        let folder = self.layout.timeline(timeline);
+        // Segments sort by their start, and everything else sorts after them.
+        let after = indexed.map(|range| format!("{folder}{}", range.end));
+        let mut names = Names::default();
+        let mut see = |info: ObjectInfo| match self.layout.parse(&info.name) {
+            Some(ObjectName::Segment { range, epoch, codec, .. }) => {
+                names.segments.push(Named { range, epoch, codec });
+            }
+            Some(ObjectName::Tail { start, epoch, .. }) => names.tails.push(NamedTail { start, epoch }),
+            Some(ObjectName::Gap { range, .. }) => names.gaps.push((range, info.name)),
+            Some(ObjectName::History(_)) => names.history = true,
+            _ => {}
+        };
+        self.store.list(&folder, after.as_deref(), true, &mut see).await?;
+        Ok(names)
+    }
+
+    /// Adds the segments past the indexes, from their footers.
+    async fn segments(&self, timeline: TimelineId, named: Vec<Named>, log: &mut TimelineLog) -> Result<()> {
+        let named = resolve::resolve(&self.layout, timeline, named)?;
+        if named.is_empty()
+            && let Some(last) = log.segments.last()
+            && let Holder::Segment(codec) = last.holder
+        {
+            // An index does not tell what is confirmed.
+            let last = Named { range: last.range, epoch: last.epoch, codec };
+            log.confirmed = self.summary(timeline, last).await?.confirmed;
+        }
+        let mut read = stream::iter(named)
+            .map(|named| async move { Ok::<_, Error>((named, self.summary(timeline, named).await?)) })
+            .buffered(AT_ONCE);
+        while let Some((named, summary)) = read.try_next().await? {
+            log.segments.push(SegmentInfo::of(&summary, named.epoch, Holder::Segment(named.codec)));
+            log.confirmed = summary.confirmed;
+            log.restore_points.extend(summary.restore_points);
+        }
+        Ok(())
+    }
+
+    /// Reads a segment's footer.
+    async fn summary(&self, timeline: TimelineId, named: Named) -> Result<Summary> {
+        let name = named.name(&self.layout, timeline);
+        let expected =
+            Expected { cluster: self.layout.cluster().clone(), timeline, range: named.range, epoch: named.epoch };
+        let mut wanted = FOOTER_BYTES;
+        loop {
+            let bytes = self.get(&name, Part::Last(wanted)).await?;
+            match read_footer(&name, &expected, &bytes)? {
+                FooterRead::Done(footer) => return Ok(footer.summary),
+                FooterRead::More(more) if more > wanted && bytes.len() as u64 == wanted => wanted = more,
+                FooterRead::More(_) => return Err(too_short(&name, bytes.len() as u64)),
+            }
+        }
+    }
+
+    async fn history(&self, timeline: TimelineId) -> Result<History> {
+        let name = self.layout.name(&ObjectName::History(timeline));
+        let history: History = json(&name, &self.get(&name, Part::All).await?)?;
+        let ordered = history.ancestors.windows(2).all(|pair| match pair {
+            [older, newer] => older.timeline < newer.timeline && older.switch <= newer.switch,
+            _ => true,
+        });
+        let older = history.ancestors.last().is_none_or(|parent| parent.timeline < timeline);
+        if history.timeline != timeline || !ordered || !older {
+            return Err(Error::corruption(format!("{name} is not the history of timeline {timeline}")));
+        }
+        Ok(history)
+    }
+
+    async fn gap(&self, range: OffsetRange, name: String) -> Result<Gap> {
+        let gap: Gap = json(&name, &self.get(&name, Part::All).await?)?;
+        if gap.range == range {
+            Ok(gap)
+        } else {
+            Err(Error::corruption(format!("{name} tells of a gap {}", gap.range)))
+        }
+    }
+
+    async fn bases(&self) -> Result<Vec<BaseInfo>> {
+        let mut ids = Vec::new();
+        let mut see = |info: ObjectInfo| {
+            if let Some(ObjectName::BaseManifest(id)) = self.layout.parse(&info.name) {
+                ids.push(id);
+            }
+        };
+        self.store.list(&self.layout.bases(), None, false, &mut see).await?;
+        let read = stream::iter(ids).map(|id| self.base(id)).buffered(AT_ONCE);
+        let mut bases: Vec<BaseInfo> = read.try_collect().await?;
+        bases.sort_by(|a, b| (a.began, &a.id).cmp(&(b.began, &b.id)));
+        Ok(bases)
+    }
+
+    async fn base(&self, id: String) -> Result<BaseInfo> {
+        let name = self.layout.name(&ObjectName::BaseManifest(id.clone()));
+        let manifest = Manifest::decode(&name, &self.get(&name, Part::All).await?)?;
+        manifest.check_identity(&self.identity)?;
+        let info = manifest.info();
+        if info.id == id {
+            Ok(info)
+        } else {
+            Err(Error::corruption(format!("{name} is the manifest of base {}", info.id)))
+        }
+    }
+
+    /// Reads an object that was listed a moment ago.
+    async fn get(&self, name: &str, part: Part) -> Result<bytes::Bytes> {
+        self.store.get(name, part).await?.ok_or_else(|| {
+            Error::failure(format!("{name} went away while the catalog was read"))
+                .hint("did `pitr expire` run at the same time? run the command again")
+        })
+    }
+}

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::cluster::Identity;
 use crate::model::offset::{Offset, OffsetRange};
-use crate::model::summary::RestorePoint;
+use crate::model::summary::{RestorePoint, Summary};
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
 
+pub mod archive;
 pub mod fence;
 pub mod index;
 pub mod layout;
@@ -36,8 +37,13 @@ pub struct TimelineLog {
     pub segments: Vec<SegmentInfo>,
     /// Restore points in log order.
     pub restore_points: Vec<RestorePoint>,
+    /// Closed segments that no index holds yet, in order of their start.
+    pub unindexed: Vec<SegmentInfo>,
     /// Recorded gaps in order of their start.
     pub gaps: Vec<Gap>,
+    /// Ranges of the rolled-up footers, in order, without those a wider one
+    /// supersedes. See [`index`].
+    pub indexes: Vec<OffsetRange>,
     /// The log is known to be complete up to this moment of the source's clock.
     pub confirmed: Option<Timestamp>,
 }
@@ -59,6 +65,33 @@ pub struct SegmentInfo {
     pub ids: Option<(u64, u64)>,
     /// Where its bytes are.
     pub holder: Holder,
+}
+
+impl SegmentInfo {
+    /// What a segment's summary says, for planning.
+    #[must_use]
+    pub fn of(summary: &Summary, epoch: u32, holder: Holder) -> Self {
+        Self {
+            range: summary.range,
+            boundary: summary.boundary,
+            epoch,
+            transactions: u32::try_from(summary.transactions).unwrap_or(u32::MAX),
+            times: summary.times,
+            ids: summary.ids,
+            holder,
+        }
+    }
+
+    /// The object that holds its bytes.
+    #[must_use]
+    pub const fn object(&self, timeline: TimelineId) -> layout::ObjectName {
+        match self.holder {
+            Holder::Segment(codec) => {
+                layout::ObjectName::Segment { timeline, range: self.range, epoch: self.epoch, codec }
+            }
+            Holder::Tail => layout::ObjectName::Tail { timeline, start: self.range.start, epoch: self.epoch },
+        }
+    }
 }
 
 /// What kind of object holds a segment's bytes.
@@ -89,6 +122,9 @@ pub struct Gap {
     pub cause: String,
     /// When the gap was found, by the archiver's clock.
     pub found: Timestamp,
+    /// The log before the gap is known to be complete up to this moment.
+    #[serde(default)]
+    pub confirmed: Option<Timestamp>,
 }
 
 /// A base backup, as planning sees it.

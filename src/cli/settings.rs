@@ -1,1 +1,296 @@
-//! Being written.
+//! One [`Settings`] value from flags, environment, file and defaults, in that order.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::model::cluster::ClusterName;
+use crate::segment::codec::Compression;
+use crate::store::{self, Store};
+
+/// Files looked for when `--config` names none.
+const FILES: [&str; 2] = ["pitr.toml", "/etc/pitr/pitr.toml"];
+
+/// Options every verb takes, before or after its name.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Where archives are: a directory, or file:///DIR
+    #[arg(long, global = true, env = "PITR_STORE", value_name = "URL")]
+    pub store: Option<String>,
+    /// Name of the cluster in the store [default: main]
+    #[arg(long, global = true, env = "PITR_CLUSTER", value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// The database: postgres://USER@HOST:PORT/DATABASE, or a libpq keyword string
+    #[arg(long, global = true, env = "PITR_SOURCE", value_name = "URL", hide_env_values = true)]
+    pub source: Option<String>,
+    /// Configuration file [default: ./pitr.toml, then /etc/pitr/pitr.toml]
+    #[arg(long, global = true, env = "PITR_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// How log lines look
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", env = "PITR_LOG_FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What the command line, the environment and the file mean together.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    store: Option<String>,
+    /// Name of the cluster in the store.
+    pub cluster: ClusterName,
+    source: Option<String>,
+    /// The replication slot from the file, if it names one.
+    pub slot: Option<String>,
+    /// How the log is streamed.
+    pub stream: Stream,
+    /// Print JSON.
+    pub json: bool,
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
+}
+
+/// How the log is streamed: the `[stream]` table.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Longest time a byte waits for its segment to close, on remote stores.
+    pub flush_interval: Duration,
+    /// Largest raw size of a segment.
+    pub segment_bytes: u64,
+    /// Compression of segments.
+    pub compression: Compression,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSettings {
+    #[serde(default)]
+    store: Vec<FileStore>,
+    #[serde(default)]
+    stream: FileStream,
+    #[serde(default)]
+    cluster: BTreeMap<String, FileCluster>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileStore {
+    url: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileStream {
+    flush_interval: Option<String>,
+    segment_size: Option<String>,
+    compression: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileCluster {
+    source: Option<String>,
+    slot: Option<String>,
+    #[serde(default)]
+    stream: FileStream,
+}
+
+impl Settings {
+    /// Puts together what flags, environment and file say.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Config`] with file, line and column; [`crate::Kind::Usage`] for a
+    /// flag's value.
+    pub fn resolve(global: &Global) -> Result<Self> {
+        let (file, found) = read_file(global.config.as_deref())?;
+        let cluster: ClusterName = match &global.cluster {
+            Some(name) => name.parse()?,
+            None => "main".parse()?,
+        };
+        let mut clusters = file.cluster;
+        let ours = clusters.remove(cluster.as_str()).unwrap_or_default();
+        if file.store.len() > 1 {
+            return Err(Error::config("more than one [[store]] is configured, which this version does not support"));
+        }
+        let stream = Stream::resolve(&ours.stream, &file.stream)?;
+        Ok(Self {
+            store: global.store.clone().or_else(|| file.store.into_iter().next().map(|store| store.url)),
+            cluster,
+            source: global.source.clone().or(ours.source),
+            slot: ours.slot,
+            stream,
+            json: global.json,
+            file: found,
+        })
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Config`] when none is named, or it is none.
+    pub fn store(&self) -> Result<Arc<dyn Store>> {
+        store::url::open(self.named_store()?)
+    }
+
+    /// The store, made when it is not there.
+    ///
+    /// # Errors
+    /// As [`Settings::store`]; [`crate::Kind::StoreUnreachable`] when it cannot be made.
+    pub fn make_store(&self) -> Result<Arc<dyn Store>> {
+        store::url::make(self.named_store()?)
+    }
+
+    fn named_store(&self) -> Result<&str> {
+        self.store.as_deref().ok_or_else(|| {
+            Error::config("no store is named")
+                .hint("give --store DIR, set PITR_STORE, or put [[store]] url = \"DIR\" into pitr.toml")
+        })
+    }
+
+    /// The source.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Config`] when none is named.
+    pub fn source(&self) -> Result<&str> {
+        self.source.as_deref().ok_or_else(|| {
+            Error::config("no source is named").hint(
+                "give --source postgres://USER@HOST/DATABASE, set PITR_SOURCE, or put source = \"...\" under [cluster.main] in pitr.toml",
+            )
+        })
+    }
+
+    /// The source, if one is named.
+    #[must_use]
+    pub fn source_if_any(&self) -> Option<&str> {
+        self.source.as_deref()
+    }
+
+    /// The store's URL as given, if any.
+    #[must_use]
+    pub fn store_url(&self) -> Option<&str> {
+        self.store.as_deref()
+    }
+}
+
+impl Stream {
+    fn resolve(ours: &FileStream, all: &FileStream) -> Result<Self> {
+        let pick = |own: &Option<String>, general: &Option<String>, default: &str| {
+            own.as_deref().or(general.as_deref()).unwrap_or(default).to_owned()
+        };
+        let interval = pick(&ours.flush_interval, &all.flush_interval, "1s");
+        let size = pick(&ours.segment_size, &all.segment_size, "16MiB");
+        let compression = pick(&ours.compression, &all.compression, "lz4");
+        let segment_bytes = parse_size(&size)?;
+        if !(1 << 16..=16 << 20).contains(&segment_bytes) {
+            return Err(Error::config(format!("segment_size {size:?} is not between 64KiB and 16MiB")));
+        }
+        Ok(Self {
+            flush_interval: parse_duration(&interval)?,
+            segment_bytes,
+            compression: Compression::from_str(&compression)?,
+        })
+    }
+}
+
+fn read_file(asked: Option<&Path>) -> Result<(FileSettings, Option<PathBuf>)> {
+    let candidates: Vec<PathBuf> =
+        asked.map_or_else(|| FILES.iter().map(PathBuf::from).collect(), |p| vec![p.to_owned()]);
+    for path in candidates {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let settings = toml::from_str(&text).map_err(|e| {
+                    Error::config(format!("{} is not a valid configuration", path.display())).because(e)
+                })?;
+                return Ok((settings, Some(path)));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && asked.is_none() => {}
+            Err(error) => {
+                return Err(Error::config(format!("cannot read {}", path.display())).because(error));
+            }
+        }
+    }
+    Ok((FileSettings::default(), None))
+}
+
+/// Reads a size such as `16MiB`, `512 KiB` or `1048576`, in bytes.
+///
+/// # Errors
+/// [`crate::Kind::Config`] for anything else.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let bad = || Error::config(format!("{text:?} is not a size")).hint("write it like 16MiB, 512KiB or 1048576");
+    let digits = text.trim().bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.trim().split_at(digits);
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    let factor = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" | "kB" | "K" => 1 << 10,
+        "MiB" | "MB" | "M" => 1 << 20,
+        "GiB" | "GB" | "G" => 1 << 30,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(factor).ok_or_else(bad)
+}
+
+/// Reads a duration such as `1s`, `500ms` or `2h 30m`.
+///
+/// # Errors
+/// [`crate::Kind::Config`] for anything else, and for one that is not positive.
+pub fn parse_duration(text: &str) -> Result<Duration> {
+    let bad = || Error::config(format!("{text:?} is not a duration")).hint("write it like 1s, 500ms or 2h 30m");
+    let span: jiff::SignedDuration = text.parse().map_err(|e| bad().because(e))?;
+    Duration::try_from(span).ok().filter(|d| !d.is_zero()).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_the_units_people_write() {
+        assert_eq!(parse_size("16MiB").unwrap(), 16 << 20);
+        assert_eq!(parse_size("512 KiB").unwrap(), 512 << 10);
+        assert_eq!(parse_size("7").unwrap(), 7);
+        for bad in ["", "MiB", "16MiBs", "-1", "99999999999GiB"] {
+            assert_eq!(parse_size(bad).unwrap_err().kind().exit_code(), 5, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_and_must_be_positive() {
+        assert_eq!(parse_duration("1s").unwrap(), Duration::from_secs(1));
+        assert_eq!(parse_duration("2h 30m").unwrap(), Duration::from_secs(9000));
+        for bad in ["", "0s", "-1s", "soon"] {
+            assert_eq!(parse_duration(bad).unwrap_err().kind().exit_code(), 5, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pitr.toml");
+        std::fs::write(&path, "[stream]\nflush_intervall = \"1s\"\n").unwrap();
+        let error = read_file(Some(&path)).unwrap_err();
+        assert_eq!(error.kind().exit_code(), 5);
+        let text = error.to_string();
+        assert!(text.contains("flush_intervall") && text.contains("line 2"), "{text}");
+    }
+}

@@ -233,6 +233,9 @@ pub trait LogFiles: Send + Sync {
     /// What a file name means.
     fn parse(&self, name: &str) -> Option<LogFile>;
 
+    /// The identity of the system a log file is of, from its first bytes.
+    fn system(&self, bytes: &[u8]) -> Option<String>;
+
     /// The name of a timeline's history file, where the engine has such a thing.
     fn history_name(&self, timeline: TimelineId) -> String;
 
@@ -390,9 +393,17 @@ pub trait Recovery: Send + Sync {
     /// [`Kind::Failure`] when the settings cannot be written.
     fn lay_out(&self, job: &RecoveryJob, fetch_command: &str) -> Result<()>;
 
-    /// Starts the recovered directory privately and leaves it running; gives the
-    /// command that connects to it.
-    async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<String>;
+    /// Starts the recovered directory privately and leaves it running.
+    async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<Running>;
+}
+
+/// How to reach a server that was left running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// As a source URL.
+    pub url: String,
+    /// A command that connects a person to it.
+    pub command: String,
 }
 
 /// The engine with this name.
@@ -401,7 +412,7 @@ pub trait Recovery: Send + Sync {
 /// [`Kind::Config`] for a name this program does not know.
 pub fn by_name(name: &str) -> Result<Box<dyn Engine>> {
     match name {
-        // "postgres" => Ok(Box::new(postgres::Postgres)),
+        "postgres" => Ok(Box::new(postgres::Postgres)),
         other => Err(Error::new(Kind::Config, format!("engine {other:?} is not known to this version of pitr"))
             .hint("was the archive made by a newer pitr?")),
     }

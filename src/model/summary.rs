@@ -4,6 +4,7 @@ use super::mark::{Mark, MarkKind, Transaction, TransactionId};
 use super::offset::{Offset, OffsetRange};
 use super::position::Position;
 use super::time::Timestamp;
+use crate::error::{Error, Result};
 
 /// A restore point inside a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,15 +69,9 @@ impl Summary {
         match &mark.kind {
             MarkKind::Transaction { id, time, .. } => {
                 self.transactions += 1;
-                self.times = Some(match self.times {
-                    None => (*time, *time),
-                    Some((earliest, latest)) => (earliest.min(*time), latest.max(*time)),
-                });
+                self.times = widest(self.times, Some((*time, *time)));
                 if let TransactionId::Number(id) = *id {
-                    self.ids = Some(match self.ids {
-                        None => (id, id),
-                        Some((low, high)) => (low.min(id), high.max(id)),
-                    });
+                    self.ids = widest(self.ids, Some((id, id)));
                 }
                 self.last = mark.transaction();
             }
@@ -85,5 +80,32 @@ impl Summary {
             }
             MarkKind::Record => {}
         }
+    }
+
+    /// The summary of this segment and the one right behind it, as one.
+    ///
+    /// # Errors
+    /// When `next` does not begin where this one ends.
+    pub fn followed_by(mut self, next: Self) -> Result<Self> {
+        if self.range.end != next.range.start {
+            return Err(Error::failure(format!("segment {} does not follow {}", next.range, self.range)));
+        }
+        self.range.end = next.range.end;
+        self.boundary = next.boundary;
+        self.transactions += next.transactions;
+        self.times = widest(self.times, next.times);
+        self.ids = widest(self.ids, next.ids);
+        self.last = next.last.or(self.last);
+        self.restore_points.extend(next.restore_points);
+        self.confirmed = self.confirmed.max(next.confirmed);
+        self.position = next.position;
+        Ok(self)
+    }
+}
+
+fn widest<T: Ord>(a: Option<(T, T)>, b: Option<(T, T)>) -> Option<(T, T)> {
+    match (a, b) {
+        (Some((low, high)), Some((other_low, other_high))) => Some((low.min(other_low), high.max(other_high))),
+        (a, b) => a.or(b),
     }
 }

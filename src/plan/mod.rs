@@ -1,7 +1,495 @@
 //! From a catalog and a target to a plan or a refusal: values in, a value out.
+//!
+//! Nothing here reads, waits or asks for the time. A [`Planner`] works in steps:
+//! [`Planner::narrow`] chooses with what the catalog knows and names the piece of log
+//! that has to be read; the caller reads it with the engine's scanner and hands the
+//! marks to [`Planner::settle`], which gives the [`Plan`] or asks for another piece.
+//! One piece is the rule, two or three happen.
+//!
+//! ```text
+//! let planner = Planner::new(&catalog, &target, locator, now)?;
+//! let mut narrowed = planner.narrow()?;
+//! let plan = loop {
+//!     let marks = read(narrowed.read.as_ref());      // none to read: no marks
+//!     match planner.settle(narrowed, &marks)? {
+//!         Step::Done(plan) => break plan,
+//!         Step::Read(next) => narrowed = next,
+//!     }
+//! };
+//! ```
+//!
+//! Which base backup: the newest one on the path to the target whose log is unbroken
+//! from its start to the cut, and which is consistent at or before the cut.
 
-pub mod chain;
-pub mod cut;
-pub mod path;
-pub mod refusal;
-pub mod window;
+use crate::catalog::{BaseInfo, Catalog, SegmentInfo};
+use crate::engine::{Detail, Locator};
+use crate::model::mark::{Mark, Transaction};
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::target::{Point, Target};
+use crate::model::time::Timestamp;
+use crate::model::timeline::TimelineId;
+
+mod chain;
+mod cut;
+mod path;
+mod refusal;
+mod refuse;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+pub use chain::{Missing, Reach};
+pub use path::{Leg, Path};
+pub use refusal::{Refusal, Why};
+pub use window::{Window, windows};
+
+use path::Link;
+
+/// What restore is to do; it decides nothing of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The base backup to lay out.
+    pub base: BaseInfo,
+    /// The timeline to end on.
+    pub timeline: TimelineId,
+    /// The timelines that lead there.
+    pub path: Path,
+    /// The log to replay, in order and without a break from `base.start`. It reaches
+    /// at least to the cut and, if `more_follows`, to the end of the first whole
+    /// record after it, which a server may have to see in order to stop before it.
+    pub log: Vec<PlannedSegment>,
+    /// Where replay stops: the end of a whole record.
+    pub cut: Offset,
+    /// Whether the archive holds whole records past the cut on this path.
+    pub more_follows: bool,
+    /// The last transaction that is in; `None` when none ended between the start of
+    /// the base backup and the cut.
+    pub last_in: Option<Transaction>,
+    /// The first transaction that is out; `None` when the archive knows of none.
+    pub first_out: Option<Transaction>,
+    /// What else the operator should know, a sentence each.
+    pub notes: Vec<String>,
+    /// Bytes of log from the start of the base backup to the cut.
+    pub log_bytes: u64,
+}
+
+/// A segment, and the part of it that is on the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedSegment {
+    /// The timeline under which the segment is stored.
+    pub timeline: TimelineId,
+    /// The segment.
+    pub info: SegmentInfo,
+    /// The bytes of it to use: less than all where a timeline was left or entered in
+    /// the middle of it, or where a base backup begins in it.
+    pub range: OffsetRange,
+}
+
+/// A piece of log whose marks are needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The timeline of all of it.
+    pub timeline: TimelineId,
+    /// The bytes: `start` is the end of a whole record, to be given to the scanner as
+    /// [`crate::engine::ScanStart::Boundary`].
+    pub range: OffsetRange,
+    /// The segments that hold these bytes, in order.
+    pub segments: Vec<PlannedSegment>,
+    /// Which marks are needed.
+    pub detail: Detail,
+}
+
+/// What the catalog alone can tell, and what must be read to tell the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Narrowed {
+    /// The base backup, unless what is read speaks against it.
+    pub base: BaseInfo,
+    /// The timelines that lead to the target.
+    pub path: Path,
+    /// What to read; `None` when nothing is needed.
+    pub read: Option<Read>,
+    state: State,
+}
+
+/// What [`Planner::settle`] comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The plan stands.
+    Done(Plan),
+    /// More must be read.
+    Read(Narrowed),
+}
+
+/// What the marks that are read next are for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    /// The cut is not known yet.
+    Seek(Seek),
+    /// The cut is known; its neighbours are not.
+    Sides(Sides),
+}
+
+/// A search for the cut, from link to link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seek {
+    /// The base backup, as its place in the planner's list, from which the log is searched.
+    reach: usize,
+    /// Start of the link that is being read.
+    link: Offset,
+    /// The latest transaction read so far.
+    seen: Option<Timestamp>,
+}
+
+/// A search for the last transaction in and the first one out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sides {
+    reach: usize,
+    cut: Offset,
+    /// Start of the link that is being read.
+    link: Offset,
+    last_in: Option<Transaction>,
+    /// Only links that begin before may still tell the last transaction in.
+    back: Option<Offset>,
+    first_out: Option<Transaction>,
+    /// Only links that end after may still tell the first transaction out.
+    forward: Option<Offset>,
+    notes: Vec<String>,
+}
+
+/// Whether the archive holds the log that makes a base backup consistent.
+#[must_use]
+pub fn restorable(catalog: &Catalog, base: &str) -> bool {
+    let timeline = catalog.bases.iter().find(|info| info.id == base).map(|info| info.timeline);
+    let path = timeline.and_then(|timeline| Path::to(catalog, Some(timeline)).ok());
+    path.is_some_and(|path| chain::reaches(catalog, &path).iter().any(|reach| reach.base.id == base && reach.usable()))
+}
+
+/// Makes plans for one target from one catalog.
+pub struct Planner<'a> {
+    catalog: &'a Catalog,
+    target: &'a Target,
+    locator: Option<&'a dyn Locator>,
+    now: Timestamp,
+    path: Path,
+    reaches: Vec<Reach<'a>>,
+}
+
+impl<'a> Planner<'a> {
+    /// Finds the timelines that lead to the target. `locator` is needed for a
+    /// [`Point::Native`]; `now` tells a time that is not archived yet from one that has
+    /// not come yet.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the archive holds no log, or does not know the timeline.
+    pub fn new(
+        catalog: &'a Catalog,
+        target: &'a Target,
+        locator: Option<&'a dyn Locator>,
+        now: Timestamp,
+    ) -> Result<Self, Refusal> {
+        let path = Path::to(catalog, target.timeline)?;
+        let reaches = chain::reaches(catalog, &path);
+        Ok(Self { catalog, target, locator, now, path, reaches })
+    }
+
+    /// Chooses with what the catalog knows.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the catalog alone shows that the target cannot be given back.
+    pub fn narrow(&self) -> Result<Narrowed, Refusal> {
+        match &self.target.point {
+            Point::Latest => self.latest(),
+            Point::Time(time) => self.time(*time, self.reaches.len()),
+            Point::Name(name) => self.name(name),
+            Point::Native { term, value } => self.native(0, term, value),
+        }
+    }
+
+    /// Goes on with the marks of what [`Narrowed::read`] asked for, in log order.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the target cannot be given back.
+    pub fn settle(&self, narrowed: Narrowed, marks: &[Mark]) -> Result<Step, Refusal> {
+        match narrowed.state {
+            State::Seek(seek) => self.sought(seek, marks),
+            State::Sides(mut sides) => {
+                self.look_aside(&mut sides, marks);
+                Ok(self.step(sides))
+            }
+        }
+    }
+
+    /// Everything, if the log is unbroken from a base backup to its end.
+    fn latest(&self) -> Result<Narrowed, Refusal> {
+        let newest = self.reaches.iter().rposition(Reach::usable).ok_or_else(|| self.no_base())?;
+        let reach = self.reach(newest);
+        match &reach.missing {
+            Some(missing) => Err(self.broken(reach, missing)),
+            None => Ok(self.at(newest, reach.boundary, self.gap_at_end(reach))),
+        }
+    }
+
+    /// Tries the base backups before `newer`, the newest first.
+    fn time(&self, time: Timestamp, newer: usize) -> Result<Narrowed, Refusal> {
+        for (index, reach) in self.reaches.iter().enumerate().take(newer).rev() {
+            if !reach.usable() || reach.base.ended > time {
+                continue;
+            }
+            if let Some(link) = self.late_link(reach, time, reach.base.start) {
+                return Ok(self.seek(Seek { reach: index, link: link.range.start, seen: None }, &link));
+            }
+            if reach.certain >= Some(time) {
+                return Ok(self.at(index, reach.boundary, self.whole_log(reach, time)));
+            }
+        }
+        Err(self.no_time(time))
+    }
+
+    /// The first link that ends after `from` and may hold a late transaction, or one
+    /// that tells how far the log is known.
+    fn late_link(&self, reach: &Reach<'_>, time: Timestamp, from: Offset) -> Option<Link<'_>> {
+        if reach.latest < Some(time) {
+            return None;
+        }
+        let asks = |link: &Link<'_>| {
+            let clipped = link.surplus() || link.info.range.start < reach.base.start;
+            link.info.times.is_some_and(|(_, latest)| {
+                cut::is_late(latest, time, self.target.inclusive) || (clipped && latest >= time)
+            })
+        };
+        self.path.links(self.catalog, OffsetRange::new(from, reach.end)).find(asks)
+    }
+
+    /// The newest restore point of this name on the path.
+    fn name(&self, name: &str) -> Result<Narrowed, Refusal> {
+        let mut found = self.path.legs().iter().flat_map(|leg| {
+            let log = self.catalog.timelines.get(&leg.timeline);
+            let points = log.map(|log| log.restore_points.as_slice()).unwrap_or_default();
+            points.iter().filter(move |p| p.name == name && leg.range.start < p.end && p.end <= leg.range.end)
+        });
+        let Some(newest) = found.next_back() else { return Err(self.no_name(name)) };
+        let mut notes = Vec::new();
+        if let Some(other) = found.next_back() {
+            notes.push(format!(
+                "several restore points are called {name:?}; this is the newest, of {}; the one before is of {}",
+                newest.time, other.time
+            ));
+        }
+        let index = self
+            .base_for(newest.end)
+            .ok_or_else(|| self.no_offset(newest.end, &format!("restore point {name:?} of {}", newest.time)))?;
+        Ok(self.at(index, newest.end, notes))
+    }
+
+    /// The newest base backup with which a cut can be reached.
+    fn base_for(&self, cut: Offset) -> Option<usize> {
+        self.reaches.iter().rposition(|reach| reach.usable() && reach.base.end <= cut && cut <= reach.boundary)
+    }
+
+    /// Searches every stretch of log that can be replayed, from the oldest on; `from`
+    /// is the base backup to begin with.
+    fn native(&self, from: usize, term: &str, value: &str) -> Result<Narrowed, Refusal> {
+        let mut searched = Offset::ZERO;
+        for (index, reach) in self.reaches.iter().enumerate().skip(from) {
+            // A later base backup of a stretch adds no log to it.
+            if !reach.usable() || reach.end <= searched {
+                continue;
+            }
+            searched = reach.end;
+            if let Some(link) = self.holding_link(reach, reach.base.start) {
+                return Ok(self.seek(Seek { reach: index, link: link.range.start, seen: None }, &link));
+            }
+        }
+        Err(self.no_native(term, value))
+    }
+
+    /// The first link that ends after `from` and may hold the locator's point.
+    fn holding_link(&self, reach: &Reach<'_>, from: Offset) -> Option<Link<'_>> {
+        let locator = self.locator?;
+        let mut links = self.path.links(self.catalog, OffsetRange::new(from, reach.end));
+        links.find(|link| locator.may_hold(link.info))
+    }
+
+    /// Looks for the cut in the marks of the link that was read.
+    fn sought(&self, seek: Seek, marks: &[Mark]) -> Result<Step, Refusal> {
+        let reach = self.reach(seek.reach);
+        let Some(link) = self.link_at(seek.link) else { return Err(self.no_base()) };
+        let part = self.part(reach, &link);
+        let seen = seek.seen.max(cut::latest(cut::within(marks, part)));
+        let next =
+            |link: Link<'_>| Step::Read(self.seek(Seek { reach: seek.reach, link: link.range.start, seen }, &link));
+        match (&self.target.point, self.locator) {
+            (Point::Time(time), _) => {
+                match cut::for_time(cut::within(marks, part), *time, self.target.inclusive) {
+                    Some(cut) if cut >= reach.base.end => Ok(self.found(seek.reach, cut, &link, marks)),
+                    // This base backup is consistent only later.
+                    Some(_) => self.time(*time, seek.reach).map(|narrowed| self.onward(narrowed)),
+                    None => match self.late_link(reach, *time, link.range.end) {
+                        Some(link) => Ok(next(link)),
+                        None if reach.certain.max(seen) >= Some(*time) => {
+                            let narrowed = self.at(seek.reach, reach.boundary, self.whole_log(reach, *time));
+                            Ok(self.onward(narrowed))
+                        }
+                        None => self.time(*time, seek.reach).map(|narrowed| self.onward(narrowed)),
+                    },
+                }
+            }
+            (Point::Native { term, value }, Some(locator)) => {
+                match cut::for_locator(cut::within(marks, part), locator, self.target.inclusive) {
+                    Some(cut) => {
+                        let base = self.base_for(cut).ok_or_else(|| self.no_offset(cut, &format!("{term} {value}")))?;
+                        Ok(self.found(base, cut, &link, marks))
+                    }
+                    None => match self.holding_link(reach, link.range.end) {
+                        Some(link) => Ok(next(link)),
+                        None => {
+                            let stretch = self.reaches.partition_point(|r| r.base.start < reach.end);
+                            self.native(stretch, term, value).map(|narrowed| self.onward(narrowed))
+                        }
+                    },
+                }
+            }
+            // No other point begins a search.
+            _ => Err(self.no_base()),
+        }
+    }
+
+    fn onward(&self, narrowed: Narrowed) -> Step {
+        match narrowed {
+            Narrowed { read: None, state: State::Sides(sides), .. } => self.step(sides),
+            narrowed => Step::Read(narrowed),
+        }
+    }
+
+    /// The cut is found in the marks of `link`, which tell its neighbours, too.
+    fn found(&self, reach: usize, cut: Offset, link: &Link<'_>, marks: &[Mark]) -> Step {
+        let mut sides = Sides::new(reach, cut, Vec::new());
+        sides.link = link.range.start;
+        self.look_aside(&mut sides, marks);
+        self.step(sides)
+    }
+
+    /// The cut is known without reading.
+    fn at(&self, reach: usize, cut: Offset, notes: Vec<String>) -> Narrowed {
+        let mut sides = Sides::new(reach, cut, notes);
+        let read = self.next_aside(&mut sides);
+        self.narrowed(reach, read, State::Sides(sides))
+    }
+
+    /// Takes what the marks of the link that was read say of the cut's neighbours.
+    fn look_aside(&self, sides: &mut Sides, marks: &[Mark]) {
+        let Some(link) = self.link_at(sides.link) else { return };
+        let part = self.part(self.reach(sides.reach), &link);
+        if sides.back.is_some_and(|back| link.range.start < back) {
+            sides.last_in = cut::last_in(cut::within(marks, part), sides.cut);
+            sides.back = sides.last_in.is_none().then_some(link.range.start);
+        }
+        if sides.forward.is_some_and(|forward| link.range.end > forward) {
+            sides.first_out = cut::first_out(cut::within(marks, part), sides.cut);
+            sides.forward = sides.first_out.is_none().then_some(link.range.end);
+        }
+    }
+
+    /// The next piece to read for the cut's neighbours.
+    fn next_aside(&self, sides: &mut Sides) -> Option<Read> {
+        let reach = self.reach(sides.reach);
+        let links = |from, to| self.path.links(self.catalog, OffsetRange::new(from, to));
+        let busy = |link: &Link<'_>| link.info.transactions > 0;
+        let back = sides.back.and_then(|back| links(reach.base.start, back).rev().find(busy));
+        let link = match back {
+            Some(link) => Some(link),
+            None => {
+                sides.back = None;
+                sides.forward.and_then(|forward| links(forward, reach.end).find(busy))
+            }
+        };
+        if link.is_none() {
+            sides.forward = None;
+        }
+        let link = link?;
+        sides.link = link.range.start;
+        Some(self.read(reach, &link, Detail::Marks))
+    }
+
+    fn step(&self, mut sides: Sides) -> Step {
+        match self.next_aside(&mut sides) {
+            Some(read) => Step::Read(self.narrowed(sides.reach, Some(read), State::Sides(sides))),
+            None => Step::Done(self.plan(sides)),
+        }
+    }
+
+    fn plan(&self, sides: Sides) -> Plan {
+        let reach = self.reach(sides.reach);
+        let more_follows = reach.boundary > sides.cut;
+        let mut log = Vec::new();
+        for link in self.path.links(self.catalog, OffsetRange::new(reach.base.start, reach.end)) {
+            log.push(planned(&link, reach.base.start));
+            if link.range.end >= sides.cut && (!more_follows || link.boundary() > sides.cut) {
+                break;
+            }
+        }
+        Plan {
+            base: reach.base.clone(),
+            timeline: self.path.leaf(),
+            path: self.path.clone(),
+            log,
+            cut: sides.cut,
+            more_follows,
+            last_in: sides.last_in,
+            first_out: sides.first_out,
+            notes: self.passed_over(sides.reach, sides.cut).into_iter().chain(sides.notes).collect(),
+            log_bytes: sides.cut.since(reach.base.start),
+        }
+    }
+
+    fn seek(&self, seek: Seek, link: &Link<'_>) -> Narrowed {
+        let detail = match self.locator {
+            Some(locator) if matches!(self.target.point, Point::Native { .. }) => locator.detail(),
+            _ => Detail::Marks,
+        };
+        let read = self.read(self.reach(seek.reach), link, detail);
+        self.narrowed(seek.reach, Some(read), State::Seek(seek))
+    }
+
+    fn narrowed(&self, reach: usize, read: Option<Read>, state: State) -> Narrowed {
+        Narrowed { base: self.reach(reach).base.clone(), path: self.path.clone(), read, state }
+    }
+
+    /// The bytes that tell all marks that end in `link`: from the end of the last whole
+    /// record before it.
+    fn read(&self, reach: &Reach<'_>, link: &Link<'_>, detail: Detail) -> Read {
+        let before = OffsetRange::new(reach.base.start, link.range.start);
+        let boundary = self.path.links(self.catalog, before).next_back().map(|before| before.boundary());
+        let start = boundary.unwrap_or(reach.base.start).max(reach.base.start);
+        let range = OffsetRange::new(start, link.range.end);
+        let segments = self.path.links(self.catalog, range).map(|link| planned(&link, start)).collect();
+        Read { timeline: link.leg.timeline, range, segments, detail }
+    }
+
+    /// Where marks must lie to count.
+    fn part(&self, reach: &Reach<'_>, link: &Link<'_>) -> OffsetRange {
+        OffsetRange::new(link.leg.range.start.max(reach.base.start), link.range.end)
+    }
+
+    fn link_at(&self, start: Offset) -> Option<Link<'_>> {
+        self.path.links(self.catalog, OffsetRange::new(start, Offset(start.0.saturating_add(1)))).next()
+    }
+
+    fn reach(&self, index: usize) -> &Reach<'a> {
+        &self.reaches[index]
+    }
+}
+
+impl Sides {
+    const fn new(reach: usize, cut: Offset, notes: Vec<String>) -> Self {
+        let (back, forward) = (Some(cut), Some(cut));
+        Self { reach, cut, link: cut, last_in: None, back, first_out: None, forward, notes }
+    }
+}
+
+/// A segment from `start` on.
+fn planned(link: &Link<'_>, start: Offset) -> PlannedSegment {
+    let range = OffsetRange::new(link.range.start.max(start), link.range.end);
+    PlannedSegment { timeline: link.leg.timeline, info: *link.info, range }
+}

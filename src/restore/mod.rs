@@ -1,4 +1,254 @@
 //! Does what a plan says, and decides nothing.
+//!
+//! Order of writes: the base's files into `DIR.partial`, the replayed log on top, one sync
+//! of everything, then the rename to `DIR`. A crash before the rename leaves `DIR.partial`
+//! and never a `DIR` that looks finished.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::base::load::Base;
+use crate::catalog::Catalog;
+use crate::catalog::archive::Archive;
+use crate::engine::{Engine, RecoveryJob, Running};
+use crate::error::{Error, Result};
+use crate::model::offset::Offset;
+use crate::plan::Plan;
+
+pub mod file;
 pub mod files;
 pub mod log;
+pub mod resolve;
+
+use files::LayOut;
+use log::PlannedLog;
+
+/// Segments fetched ahead of replay for each job.
+const AHEAD_PER_JOB: usize = 2;
+
+/// How long the server of an interrupted restore may take to end.
+const ORPHAN_STOP_MAX: Duration = Duration::from_secs(30);
+
+/// What to do with a plan.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where the database shall be.
+    pub to: PathBuf,
+    /// Work at the same time.
+    pub jobs: usize,
+    /// Reuse what is in `to`, rewriting only what differs.
+    pub delta: bool,
+    /// Where tablespaces go: old directory, new directory.
+    pub tablespace_map: Vec<(PathBuf, PathBuf)>,
+    /// Replay with a private server; else only lay out files and settings.
+    pub recover: bool,
+    /// Leave the recovered server running.
+    pub start: bool,
+    /// Where the server's programs are.
+    pub bin_dir: Option<PathBuf>,
+    /// User to run servers as when started by root.
+    pub os_user: Option<String>,
+    /// The `restore_command` for `recover: false`.
+    pub fetch_command: String,
+}
+
+/// What a restore tells while it runs.
+pub trait Observer: Send + Sync {
+    /// `done` of `total` bytes of the base are in place.
+    fn files(&self, done: u64, total: u64);
+    /// The log is replayed up to `at`.
+    fn replay(&self, at: Offset);
+}
+
+/// How a restore went.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Bytes of the base that were written.
+    pub bytes_written: u64,
+    /// Bytes that were in place already (`delta`).
+    pub bytes_kept: u64,
+    /// How long each phase took.
+    pub phases: Vec<(&'static str, Duration)>,
+    /// The server left running, with `start`.
+    pub running: Option<Running>,
+}
+
+/// Carries out a plan.
+///
+/// # Errors
+/// [`crate::Kind::Corruption`] naming a damaged or missing object; otherwise what the disk
+/// or the private server said. Nothing stands under the final name then.
+pub async fn restore(
+    archive: &Archive,
+    engine: &dyn Engine,
+    catalog: &Catalog,
+    plan: &Plan,
+    request: &Request,
+    observer: Arc<dyn Observer>,
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let partial = beside(&request.to, ".partial")?;
+    let scratch = beside(&request.to, ".partial.run")?;
+    let base = Base::load(archive.store.as_ref(), &archive.layout, &plan.base.id).await?;
+    let mut job = RecoveryJob {
+        dir: partial.clone(),
+        scratch: scratch.clone(),
+        identity: archive.identity.clone(),
+        timeline: plan.timeline,
+        histories: catalog.timelines.values().filter_map(|log| log.history.clone()).collect(),
+        start: plan.base.start,
+        consistent: plan.base.end,
+        cut: plan.cut,
+        more_follows: plan.more_follows,
+        bin_dir: request.bin_dir.clone(),
+        os_user: request.os_user.clone(),
+    };
+    let recovery = engine.recovery();
+    if request.recover {
+        recovery.preflight(&job)?;
+    }
+    prepare(request, &partial, &scratch, base.manifest.bytes)?;
+
+    let begun = Instant::now();
+    let options = LayOut {
+        jobs: request.jobs,
+        delta: request.delta,
+        tablespace_map: request.tablespace_map.clone(),
+        owner: None,
+    };
+    let total = base.manifest.bytes;
+    let progress = |done: u64| observer.files(done, total);
+    let store = Arc::clone(&archive.store);
+    let laid = files::lay_out(store, &archive.layout, base, &partial, &options, &progress).await?;
+    outcome.bytes_written = laid.bytes_written;
+    outcome.bytes_kept = laid.bytes_kept;
+    outcome.phases.push(("files", begun.elapsed()));
+
+    if request.recover {
+        let begun = Instant::now();
+        let log = PlannedLog::new(archive.clone(), catalog, plan, request.jobs * AHEAD_PER_JOB);
+        recovery.run(&job, Box::new(log), &|at| observer.replay(at)).await?;
+        outcome.phases.push(("replay", begun.elapsed()));
+    } else {
+        recovery.lay_out(&job, &request.fetch_command)?;
+    }
+
+    let begun = Instant::now();
+    let (root, elsewhere) = (partial.clone(), laid.tablespaces);
+    tokio::task::spawn_blocking(move || files::sync_tree(&root, &elsewhere))
+        .await
+        .map_err(|e| Error::failure("the sync stopped").because(e))??;
+    fs::rename(&partial, &request.to).map_err(|e| Error::io("rename to its final name", &partial, e))?;
+    if let Some(parent) = request.to.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", parent, e))?;
+    }
+    fs::remove_dir_all(&scratch).map_err(|e| Error::io("remove", &scratch, e))?;
+    outcome.phases.push(("sync", begun.elapsed()));
+
+    if request.start {
+        let begun = Instant::now();
+        job.dir.clone_from(&request.to);
+        job.scratch = beside(&request.to, ".run")?;
+        outcome.running = Some(recovery.start(&job, &request.to).await?);
+        outcome.phases.push(("start", begun.elapsed()));
+    }
+    Ok(outcome)
+}
+
+/// `DIR` with something behind its name.
+fn beside(dir: &Path, ending: &str) -> Result<PathBuf> {
+    let name = dir
+        .file_name()
+        .ok_or_else(|| Error::usage(format!("--to {} does not name a directory to make", dir.display())))?;
+    let mut name = name.to_owned();
+    name.push(ending);
+    Ok(dir.with_file_name(name))
+}
+
+/// Makes `DIR.partial` ready to be written to, or refuses before anything is touched.
+fn prepare(request: &Request, partial: &Path, scratch: &Path, base_bytes: u64) -> Result<()> {
+    let to = &request.to;
+    let present = match fs::read_dir(to) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => {
+            return Err(Error::config(format!("cannot use {} as the restored directory", to.display())).because(error));
+        }
+    };
+    if present && !request.delta {
+        return Err(Error::config(format!("{} is not empty", to.display()))
+            .hint("give --to a directory that does not exist, or --delta to overwrite what is there with the restored database"));
+    }
+    if present {
+        check_not_running(to)?;
+    }
+    if partial.exists() {
+        if !scratch.exists() {
+            return Err(Error::config(format!("{} exists, and no restore of pitr's left it there", partial.display()))
+                .hint("remove it, or give --to another directory"));
+        }
+        stop_orphan(partial)?;
+        if present || !request.delta {
+            tracing::info!("removing what an interrupted restore left in {}", partial.display());
+            fs::remove_dir_all(partial).map_err(|e| Error::io("remove", partial, e))?;
+        }
+    }
+    if scratch.exists() {
+        fs::remove_dir_all(scratch).map_err(|e| Error::io("remove", scratch, e))?;
+    }
+    fs::create_dir_all(scratch)
+        .map_err(|e| Error::config(format!("cannot create {}", scratch.display())).because(e))?;
+    if present {
+        fs::rename(to, partial).map_err(|e| Error::io("rename", to, e))?;
+    } else if !request.delta {
+        check_room(scratch, base_bytes)?;
+    }
+    Ok(())
+}
+
+fn check_not_running(dir: &Path) -> Result<()> {
+    match files::live_server(dir)? {
+        None => Ok(()),
+        Some(pid) => {
+            Err(Error::config(format!("a server runs on {}: its postmaster.pid names process {pid}", dir.display()))
+                .hint("stop it first, or give --to another directory"))
+        }
+    }
+}
+
+/// A restore that was killed leaves its private server behind, on a directory that is
+/// ours: it is stopped the hard way, for nothing of it is kept.
+fn stop_orphan(partial: &Path) -> Result<()> {
+    let Some(pid) = files::live_server(partial)? else { return Ok(()) };
+    tracing::info!("stopping the private server (process {pid}) of an interrupted restore");
+    let process = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(process) = process {
+        // Immediate shutdown (postgres(1)).
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::QUIT);
+    }
+    let begun = Instant::now();
+    while files::live_server(partial)?.is_some() {
+        if begun.elapsed() > ORPHAN_STOP_MAX {
+            return check_not_running(partial);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn check_room(dir: &Path, bytes: u64) -> Result<()> {
+    let free = rustix::fs::statvfs(dir).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    match free {
+        Ok(free) if free < bytes => {
+            let _ = fs::remove_dir(dir);
+            Err(Error::config(format!(
+                "{} has {free} bytes free, but the base alone needs {bytes}",
+                dir.parent().unwrap_or(dir).display()
+            ))
+            .hint("make room, or give --to a directory on another disk"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -150,6 +150,16 @@ impl Store for LocalStore {
         walker.await.map_err(|e| Error::failure("listing the store was stopped").because(e))?
     }
 
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let prefix = name::folder(prefix)?.to_owned();
+        self.blocking(move |inner| {
+            let path = inner.root.join(&prefix);
+            let folders = walk::folders(&path, &prefix);
+            Ok(inner.absent_is_none("list", &path, folders)?.unwrap_or_default())
+        })
+        .await
+    }
+
     async fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
         name::check(name)?;
         let name = name.to_owned();
@@ -262,9 +272,19 @@ impl Inner {
     }
 }
 
+/// Makes `folder` and what is missing between it and `root`, the store's directory, so
+/// that their names survive a power cut: for files that are not objects, like tails.
+///
+/// # Errors
+/// [`Kind::StoreUnreachable`] when `root` is not there or the folder cannot be made.
+pub fn make_folder(root: &Path, folder: &Path) -> Result<()> {
+    LocalStore::open(root)?.0.make_durable(folder)
+}
+
 /// Says what a system error means for whoever runs the archive.
 fn explain(doing: &str, path: &Path, error: io::Error) -> Error {
-    let at = path.parent().unwrap_or(path).display();
+    // The commands in the hint need a directory that is there.
+    let at = path.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(path).display();
     let hint = match error.kind() {
         io::ErrorKind::StorageFull => Some(format!("the disk is full: make room and pitr goes on; see `df -h {at}`")),
         io::ErrorKind::QuotaExceeded => {

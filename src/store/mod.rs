@@ -79,6 +79,19 @@ pub trait Store: Send + Sync {
         each: &mut (dyn FnMut(ObjectInfo) + Send),
     ) -> Result<()>;
 
+    /// The folders that lie directly below the folder `prefix`, each with its whole
+    /// name and a slash at its end, in no particular order.
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let mut folders = std::collections::BTreeSet::new();
+        let mut see = |info: ObjectInfo| {
+            if let Some(len) = info.name.get(prefix.len()..).and_then(|rest| rest.find('/')) {
+                folders.extend(info.name.get(..=prefix.len() + len).map(str::to_owned));
+            }
+        };
+        self.list(prefix, None, false, &mut see).await?;
+        Ok(folders.into_iter().collect())
+    }
+
     /// Size of an object; `None` when there is none.
     async fn head(&self, name: &str) -> Result<Option<ObjectInfo>>;
 

@@ -1,1 +1,246 @@
-//! Being written.
+//! The open end of the log on a local store: raw bytes, appended and synced in groups.
+//!
+//! A tail is `log/<timeline>/tail-<start>-<epoch>`, a file of zeros as long as its
+//! segment may become, into which log bytes are written from the front. Its valid end
+//! is not written anywhere: whole records with their own checksums tell it. The zeros
+//! are there because a sync that changes neither size nor allocation of a file costs
+//! one disk write, and one that does costs a journal commit too.
+//!
+//! The bytes are durable, and may be acknowledged, once [`Tail::sync`] returns. A full
+//! tail is sealed: compressed into an ordinary segment, and only when that is durable is
+//! the tail removed. After a crash the next writer reads the valid bytes of the tail it
+//! finds and begins a tail of its own epoch with them; the old one is removed last.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Error, Result};
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::time::Timestamp;
+
+/// An open tail.
+#[derive(Debug)]
+pub struct Tail {
+    file: File,
+    path: PathBuf,
+    start: Offset,
+    written: u64,
+    synced: u64,
+    /// The log is known to be complete up to here; kept as the modification time.
+    confirmed: Option<Timestamp>,
+}
+
+impl Tail {
+    /// Begins a tail at `path` for up to `size` bytes from `start`. `spare` is a zeroed
+    /// file made by [`make_spare`], renamed into place.
+    ///
+    /// # Errors
+    /// When the file cannot be made durable under its name.
+    pub fn create(path: PathBuf, spare: Spare, start: Offset) -> Result<Self> {
+        rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            &spare.path,
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::RenameFlags::NOREPLACE,
+        )
+        .map_err(|e| Error::store_io("create tail", &path, e.into()))?;
+        let file = spare.into_file();
+        sync_parent(&path)?;
+        let tail = Self { file, path, start, written: 0, synced: 0, confirmed: None };
+        tail.stamp();
+        Ok(tail)
+    }
+
+    /// Goes on with a tail of our own epoch after its `written` valid bytes. What lies
+    /// behind them, half a record whose rest never came, becomes zeros again.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn reopen(path: PathBuf, start: Offset, written: u64) -> Result<Self> {
+        let failed = |e| Error::store_io("open", &path, e);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let mut at = written;
+        let zeros = vec![0u8; 1 << 16];
+        while at < size {
+            let piece = usize::try_from(size - at).unwrap_or(usize::MAX).min(zeros.len());
+            file.write_all_at(&zeros[..piece], at).map_err(failed)?;
+            at += piece as u64;
+        }
+        file.sync_data().map_err(failed)?;
+        let tail = Self { file, path, start, written, synced: written, confirmed: None };
+        tail.stamp();
+        Ok(tail)
+    }
+
+    /// First offset of the tail.
+    #[must_use]
+    pub fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// The bytes written so far.
+    #[must_use]
+    pub fn range(&self) -> OffsetRange {
+        OffsetRange::new(self.start, Offset(self.start.0 + self.written))
+    }
+
+    /// Writes the next bytes. They are not durable yet.
+    ///
+    /// # Errors
+    /// When the disk refuses them.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, self.written).map_err(|e| Error::store_io("write", &self.path, e))?;
+        self.written += bytes.len() as u64;
+        // Writing has set the time to now, which would claim too much.
+        self.stamp();
+        Ok(())
+    }
+
+    /// Makes everything written so far durable. After an error the file must not be
+    /// used again: the kernel may have dropped the bytes, and a second sync would not
+    /// say so.
+    ///
+    /// # Errors
+    /// When the disk cannot promise it.
+    pub fn sync(&mut self) -> Result<()> {
+        if self.synced < self.written {
+            self.file.sync_data().map_err(|e| Error::store_io("sync", &self.path, e))?;
+            self.synced = self.written;
+        }
+        Ok(())
+    }
+
+    /// Records that the log is complete up to `time` of the source's clock, as the
+    /// file's modification time: it costs no sync, and losing it in a crash only makes
+    /// the archive claim less.
+    pub fn confirm(&mut self, time: Timestamp) {
+        self.confirmed = self.confirmed.max(Some(time));
+        self.stamp();
+    }
+
+    fn stamp(&self) {
+        let micros = self.confirmed.and_then(|time| u64::try_from(time.0).ok()).unwrap_or(0);
+        if let Err(error) = self.file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_micros(micros)) {
+            tracing::debug!(%error, "cannot set the tail's time");
+        }
+    }
+
+    /// The file, for the sealer.
+    #[must_use]
+    pub fn into_path(self) -> PathBuf {
+        self.path
+    }
+}
+
+/// A zeroed file waiting to become a tail; removed when it never does.
+#[derive(Debug)]
+pub struct Spare {
+    file: Option<File>,
+    path: PathBuf,
+}
+
+impl Spare {
+    fn into_file(mut self) -> File {
+        // `make_spare` is the only maker and always puts a file in.
+        self.file.take().unwrap_or_else(|| unreachable!("a spare is used once"))
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes and syncs `size` zero bytes under a hidden name in `folder`, which must be
+/// there durably (see [`crate::store::local::make_folder`]).
+///
+/// # Errors
+/// When the disk refuses.
+pub fn make_spare(folder: &Path, epoch: u32, serial: u64, size: u64) -> Result<Spare> {
+    let path = folder.join(format!(".tmp-tail-{epoch:08X}-{serial}"));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o640)
+        .open(&path)
+        .map_err(|e| Error::store_io("create", &path, e))?;
+    let mut spare = Spare { file: Some(file), path };
+    let filled = match spare.file.as_mut() {
+        Some(file) => fill_with_zeros(file, size).and_then(|()| file.sync_all()),
+        None => Ok(()),
+    };
+    filled.map_err(|e| Error::store_io("fill", &spare.path, e))?;
+    Ok(spare)
+}
+
+fn fill_with_zeros(file: &mut File, size: u64) -> std::io::Result<()> {
+    let zeros = vec![0u8; 1 << 20];
+    let mut left = size;
+    while left > 0 {
+        let piece = left.min(zeros.len() as u64);
+        #[expect(clippy::cast_possible_truncation, reason = "at most the length of `zeros`")]
+        file.write_all(&zeros[..piece as usize])?;
+        left -= piece;
+    }
+    Ok(())
+}
+
+/// Makes the name of `path` durable.
+///
+/// # Errors
+/// When its folder cannot be synced.
+pub fn sync_parent(path: &Path) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        File::open(parent)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|e| Error::store_io("sync folder", parent, e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_lie_from_the_front_and_zeros_behind_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let spare = make_spare(dir.path(), 1, 0, 64).unwrap();
+        let path = dir.path().join("tail-x");
+        let mut tail = Tail::create(path.clone(), spare, Offset(1000)).unwrap();
+        tail.append(b"abc").unwrap();
+        tail.append(b"def").unwrap();
+        tail.sync().unwrap();
+        assert_eq!(tail.range(), OffsetRange::new(Offset(1000), Offset(1006)));
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(&bytes[..6], b"abcdef");
+        assert_eq!(&bytes[6..], &[0u8; 58][..]);
+    }
+
+    #[test]
+    fn never_takes_a_name_that_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tail-x");
+        fs::write(&path, b"theirs").unwrap();
+        let spare = make_spare(dir.path(), 1, 0, 64).unwrap();
+        assert!(Tail::create(path.clone(), spare, Offset(0)).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn an_unused_spare_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(make_spare(dir.path(), 1, 0, 64).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,1 +1,26 @@
 //! Integration tests against real servers: one module per promise.
+//!
+//! Nothing in here is skipped: a test that lacks a program fails with the command
+//! that installs it. `docs/testing.md` tells how the pieces work together.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod support;
+
+mod bad_input;
+mod base;
+mod cli;
+mod connect;
+mod crash;
+mod failover;
+mod harness;
+mod restore_to_time;
+mod stream;
+mod versions;
+mod wal_commands;

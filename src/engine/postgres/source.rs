@@ -1,13 +1,16 @@
 //! A walsender as a [`Source`]: identify, slot, stream, acknowledge, follow timelines.
 //!
 //! Relies on `START_REPLICATION ... PHYSICAL` as the manual's "Streaming Replication
-//! Protocol" describes it, and on three habits of `walsender.c`:
+//! Protocol" describes it, and on four habits of `walsender.c`:
 //! - a slot does not check where one starts: older log works while its files exist, and
 //!   a start past the archive's end silently skips. The caller starts where its archive
 //!   ends; [`Source::prepare_slot`] only says what the slot keeps.
 //! - a timeline that ends is told by `CopyDone`, answered by ours, and a row with the
 //!   next timeline and where it begins. A start exactly at that end gives the row at
 //!   once, without any stream. The row counts, never "timeline plus one".
+//! - most refusals come *after* `CopyBoth`: log already removed and a start ahead of the
+//!   server come out of [`Source::next`], an unknown timeline and a slot in use out of
+//!   [`Source::stream`]. The kinds are the same in both.
 //! - an end of stream without the row is a shutdown: connect again, ask again.
 
 use std::time::Duration;
@@ -236,19 +239,31 @@ impl Source for Walsender {
         let slot = self.slot.as_ref().map(|s| format!("SLOT \"{s}\" ")).unwrap_or_default();
         let command =
             format!("START_REPLICATION {slot}PHYSICAL {} TIMELINE {}", format_lsn(from.offset), from.timeline.0);
-        self.connection.send_query(&command).await?;
-        match self.connection.recv().await? {
-            Backend::CopyBoth => {
-                self.state = State::Streaming;
-                Ok(())
+        let mut patience = SLOT_RELEASE_TRIES;
+        loop {
+            self.connection.send_query(&command).await?;
+            match self.connection.recv().await? {
+                Backend::CopyBoth => {
+                    self.state = State::Streaming;
+                    return Ok(());
+                }
+                // The timeline ends exactly where we start: the row comes without a stream.
+                Backend::RowDescription(_) => {
+                    self.state = State::Ended;
+                    return Ok(());
+                }
+                // A walsender sends its last error before it lets go of the slot, and one
+                // whose client was killed needs a moment to notice: our own last session
+                // may still hold it.
+                Backend::Error(report) if report.sqlstate == SLOT_IN_USE && patience > 0 => {
+                    let error = self.failed(&report).await;
+                    self.idle().map_err(|_| error)?;
+                    patience -= 1;
+                    tokio::time::sleep(SLOT_RELEASE_PAUSE).await;
+                }
+                Backend::Error(report) => return Err(self.failed(&report).await),
+                other => return Err(self.connection.unexpected(&other, "in answer to START_REPLICATION")),
             }
-            // The timeline ends exactly where we start: the row comes without a stream.
-            Backend::RowDescription(_) => {
-                self.state = State::Ended;
-                Ok(())
-            }
-            Backend::Error(report) => Err(self.failed(&report).await),
-            other => Err(self.connection.unexpected(&other, "in answer to START_REPLICATION")),
         }
     }
 
@@ -375,6 +390,13 @@ impl Source for Walsender {
         super::base::start(self.connection, options).await
     }
 }
+
+/// `object_in_use`.
+const SLOT_IN_USE: &str = "55006";
+
+/// How often, and how far apart, a slot in use is asked for again: three seconds in all.
+const SLOT_RELEASE_TRIES: u32 = 30;
+const SLOT_RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long [`Source::stop`] waits for the server to agree.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);

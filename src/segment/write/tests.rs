@@ -1,7 +1,12 @@
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::model::mark::{Mark, MarkKind, TransactionId};
+use crate::model::position::Position;
+use crate::model::time::Timestamp;
+use crate::model::timeline::TimelineId;
 use crate::segment::samples;
 
 #[test]
@@ -55,4 +60,42 @@ fn the_stock_lz4_tool_reads_segments() {
 #[test]
 fn the_stock_zstd_tool_reads_segments() {
     stock_tool_reads("zstd", Compression::Zstd(3));
+}
+
+/// The segment that `docs/format.md` takes apart byte by byte.
+fn worked_example() -> Vec<u8> {
+    let mut writer = SegmentWriter::new(
+        Header { timeline: TimelineId(1), epoch: 1, ..samples::header(0x0300_0000) },
+        Compression::Lz4,
+    );
+    writer.write(&b"every byte of the log, ".repeat(4));
+    let mut summary = Summary::empty(Offset(0x0300_0000), Offset(0x0300_0000));
+    summary.add(&Mark {
+        start: Offset(0x0300_0030),
+        end: Offset(0x0300_0058),
+        kind: MarkKind::Transaction {
+            id: TransactionId::Number(741),
+            time: Timestamp(1_795_210_117_123_456),
+            committed: true,
+        },
+    });
+    summary.range.end = writer.offset();
+    summary.boundary = Offset(0x0300_0058);
+    summary.confirmed = Some(Timestamp(1_795_210_118_000_000));
+    summary.position = Position("0/300005C".into());
+    writer.finish(&summary).unwrap().body.concat()
+}
+
+#[test]
+fn the_worked_example_in_the_documentation_is_true() {
+    let mut dump = String::new();
+    for (row, bytes) in worked_example().chunks(16).enumerate() {
+        let hex: Vec<_> =
+            bytes.chunks(2).map(|pair| pair.iter().map(|b| format!("{b:02x}")).collect::<String>()).collect();
+        let text: String =
+            bytes.iter().map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '.' }).collect();
+        writeln!(dump, "{:08x}: {:39}  {text}", row * 16, hex.join(" ")).unwrap();
+    }
+    let documentation = include_str!("../../../docs/format.md");
+    assert!(documentation.contains(&dump), "docs/format.md should show:\n{dump}");
 }

@@ -109,6 +109,17 @@ async fn directories_taken_away_are_made_again() {
     assert_eq!(store.create("a/b/c", vec![]).await.unwrap(), Created::New);
 }
 
+#[test]
+fn a_folder_is_made_in_the_store_but_not_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("mnt");
+    assert_eq!(make_folder(&root, &root.join("main/log")).unwrap_err().kind(), Kind::StoreUnreachable);
+    fs::create_dir(&root).unwrap();
+    make_folder(&root, &root.join("main/log")).unwrap();
+    make_folder(&root, &root.join("main/log")).unwrap();
+    assert!(root.join("main/log").is_dir());
+}
+
 #[tokio::test]
 async fn folders_behind_links_are_walked_and_foreign_files_are_not() {
     let (dir, store) = store();
@@ -135,15 +146,15 @@ async fn an_archive_is_not_for_everybody() {
 #[test]
 fn system_errors_come_with_what_to_do() {
     for (errno, says) in [
-        (rustix::io::Errno::NOSPC, "the disk is full: make room and pitr goes on; see `df -h /store`"),
+        (rustix::io::Errno::NOSPC, "the disk is full: make room and pitr goes on; see `df -h /`"),
         (rustix::io::Errno::DQUOT, "the quota is used up"),
         (rustix::io::Errno::ROFS, "mounted read-only"),
         (rustix::io::Errno::ACCESS, "which user runs pitr"),
         (rustix::io::Errno::IO, "see `dmesg`"),
     ] {
-        let error = explain("write", Path::new("/store/object"), errno.into());
+        let error = explain("write", Path::new("/no-such/object"), errno.into());
         assert_eq!(error.kind(), Kind::StoreUnreachable);
-        assert_eq!(error.message(), "cannot write /store/object");
+        assert_eq!(error.message(), "cannot write /no-such/object");
         assert!(error.advice().unwrap().contains(says), "{:?}", error.advice());
     }
 }

@@ -69,6 +69,21 @@ pub(super) fn walk(
     Ok(())
 }
 
+/// The folders in the directory `path`, which is that of `prefix`.
+pub(super) fn folders(path: &Path, prefix: &str) -> io::Result<Vec<String>> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let part = entry.file_name();
+        let Some(part) = part.to_str().filter(|part| name::is_part(part)) else { continue };
+        // A symbolic link is what it points to, as above.
+        if entry.file_type()?.is_dir() || entry.path().is_dir() {
+            folders.push(format!("{prefix}{part}/"));
+        }
+    }
+    Ok(folders)
+}
+
 enum Found {
     Object(u64),
     Folder,

@@ -113,8 +113,9 @@ impl Backup<'_> {
     /// Which packs of the base before are still there with the size they had. What is
     /// not is stored again, so that a damaged base does not damage the next one.
     async fn usable(&self, base: Base) -> Result<Older> {
-        let usable: Vec<bool> = stream::iter(&base.manifest.packs)
-            .map(|pack| self.is_there(pack))
+        // Owned packs: a borrowing closure here makes the future unfit for `spawn`.
+        let usable: Vec<bool> = stream::iter(base.manifest.packs.clone())
+            .map(|pack| async move { self.is_there(&pack).await })
             .buffered(HEADS_AT_ONCE)
             .try_collect()
             .await?;
@@ -254,8 +255,9 @@ impl Backup<'_> {
 
     async fn publish(&self, began: Timestamp, received: Received, packed: Packed) -> Result<Manifest> {
         // `expire` may have run meanwhile and not known that we build upon them.
-        let mut heads = stream::iter(&packed.older)
-            .map(|p| async move { Ok((p, self.is_there(p).await?)) })
+        // Owned packs: a closure that borrows them makes the future unfit for `spawn`.
+        let mut heads = stream::iter(packed.older.clone())
+            .map(|pack| async move { self.is_there(&pack).await.map(|there| (pack, there)) })
             .buffered(HEADS_AT_ONCE);
         while let Some((pack, there)) = heads.try_next().await? {
             if !there {

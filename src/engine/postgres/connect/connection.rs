@@ -35,6 +35,8 @@ pub struct Connection {
     unsent: BytesMut,
     phase: Phase,
     place: String,
+    /// The server process that serves us; 0 until it has said so.
+    process: i32,
     /// Where the socket leads: one of several hosts, one of several addresses.
     target: Target,
     parameters: BTreeMap<String, String>,
@@ -49,6 +51,7 @@ impl Connection {
             unsent: BytesMut::new(),
             phase: Phase::Startup,
             place: target.endpoint.to_string(),
+            process: 0,
             target,
             parameters: BTreeMap::new(),
             notices: VecDeque::new(),
@@ -71,6 +74,17 @@ impl Connection {
     #[must_use]
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    pub(super) fn set_process(&mut self, process: i32) {
+        self.process = process;
+    }
+
+    /// The server process that serves this session, as `pg_stat_replication.pid` and
+    /// `pg_stat_activity.pid` show it.
+    #[must_use]
+    pub fn process(&self) -> i32 {
+        self.process
     }
 
     /// A setting the server reported, e.g. `server_version`.

@@ -25,6 +25,7 @@ mod connection;
 mod receive;
 mod stream;
 mod tls;
+mod version1;
 
 pub use connection::{Connection, ResultSet};
 use stream::Stream;
@@ -323,7 +324,8 @@ async fn log_in(
                 let try_other = report.sqlstate == "28000";
                 return Err(Failure { error: report.to_error(&endpoint.to_string()), try_other });
             }
-            Backend::BackendKeyData { .. } | Backend::NegotiateProtocolVersion => {}
+            Backend::BackendKeyData { process } => connection.set_process(process),
+            Backend::NegotiateProtocolVersion => {}
             Backend::ReadyForQuery if connection.is_authenticated() => return Ok(connection),
             other => return Err(connection.unexpected(&other, "while logging in").into()),
         }

@@ -1,9 +1,10 @@
 //! Whom to believe: libpq's `sslmode` and `sslrootcert` on top of rustls.
 //!
-//! Two things are done that rustls alone would refuse and libpq accepts, since real
+//! Three things are done that rustls alone would refuse and libpq accepts, since real
 //! servers depend on them: a certificate that is itself in `sslrootcert` is trusted as
-//! it stands (the manual's own `openssl req -x509` recipe makes such a one), and a
-//! certificate without alternative names is matched by its common name.
+//! it stands (the manual's own `openssl req -x509` recipe makes such a one), a
+//! certificate without alternative names is matched by its common name, and version 1
+//! certificates are read (`version1.rs`).
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -11,12 +12,15 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::certificate::Names;
+use super::version1::Version1;
 use crate::engine::postgres::conninfo::{ConnInfo, Endpoint, Host, RootCert, SslMode};
 use crate::error::{Error, Kind, Result};
 
@@ -125,6 +129,19 @@ impl Verifier {
     }
 }
 
+impl Verifier {
+    /// Time and name, for certificates that the TLS library leaves to us.
+    fn check_own(&self, names: &Names, now: UnixTime) -> Result<(), rustls::Error> {
+        if !names.valid_at(std::time::Duration::from_secs(now.as_secs())) {
+            return Err(CertificateError::Expired.into());
+        }
+        if self.check_name && !names.cover(&self.host) {
+            return Err(CertificateError::NotValidForName.into());
+        }
+        Ok(())
+    }
+}
+
 impl Chain {
     fn new(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Self> {
         let mut store = RootCertStore::empty();
@@ -168,13 +185,14 @@ impl ServerCertVerifier for Verifier {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         let mine = || Names::read(end_entity).ok_or(CertificateError::BadEncoding);
         if chain.roots.iter().any(|root| root.as_ref() == end_entity.as_ref()) {
-            let names = mine()?;
-            if !names.valid_at(std::time::Duration::from_secs(now.as_secs())) {
-                return Err(CertificateError::Expired.into());
+            self.check_own(&mine()?, now)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        if let Some(old) = Version1::read(end_entity) {
+            if !old.signed_by(&chain.roots, &self.provider.signature_verification_algorithms) {
+                return Err(CertificateError::UnknownIssuer.into());
             }
-            if self.check_name && !names.cover(&self.host) {
-                return Err(CertificateError::NotValidForName.into());
-            }
+            self.check_own(&mine()?, now)?;
             return Ok(ServerCertVerified::assertion());
         }
         match chain.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
@@ -201,7 +219,11 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        match Version1::read(cert).and_then(|old| old.key()) {
+            Some(key) => verify_tls13_signature_with_raw_key(message, &key, dss, algorithms),
+            None => verify_tls13_signature(message, cert, dss, algorithms),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -221,6 +243,14 @@ pub(super) fn explain(endpoint: &Endpoint, error: &std::io::Error) -> Error {
                 "connect by a name the certificate carries; hostaddr=ADDRESS keeps the address"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "renew the server's certificate",
+            // The TLS library's own words; its types are not ours to name.
+            CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+                "the server's certificate is its own authority: give that very certificate as sslrootcert=FILE"
+            }
+            CertificateError::Other(other) if other.to_string().contains("UnsupportedCertVersion") => {
+                "the server's certificate is of version 1, which needs TLS 1.3: sign it again with a subjectAltName \
+                 (`openssl x509 -extfile`)"
+            }
             _ => "`openssl s_client -starttls postgres -connect HOST:PORT` shows the certificate",
         },
         Some(rustls::Error::AlertReceived(_)) => {

@@ -331,3 +331,6 @@ fn password_message(password: &str) -> Vec<u8> {
     put(&mut message, b'p', &body);
     message
 }
+
+#[cfg(test)]
+mod tests;

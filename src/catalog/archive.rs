@@ -1,0 +1,211 @@
+//! One cluster's place in a store: where its objects are made and read.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::layout::{Layout, ObjectName};
+use super::{Catalog, Holder, SegmentInfo, load};
+use crate::engine::{Detail, Engine};
+use crate::error::{Error, Kind, Result};
+use crate::model::cluster::{ClusterName, Identity};
+use crate::model::offset::OffsetRange;
+use crate::model::timeline::{History, TimelineId};
+use crate::segment::read::{Expected, decode_to_vec};
+use crate::store::{Created, Part, Store};
+
+/// A cluster's archive: the store, the names of its objects, and whose they are.
+#[derive(Clone)]
+pub struct Archive {
+    /// Where the objects are.
+    pub store: Arc<dyn Store>,
+    /// How they are named.
+    pub layout: Layout,
+    /// Which database they are of.
+    pub identity: Identity,
+}
+
+impl Archive {
+    /// Opens the archive of `cluster`.
+    ///
+    /// # Errors
+    /// [`Kind::NoArchive`] when there is none.
+    pub async fn open(store: Arc<dyn Store>, cluster: &ClusterName) -> Result<Self> {
+        let layout = Layout::new(cluster.clone());
+        let identity = load::identity(store.as_ref(), &layout).await?;
+        Ok(Self { store, layout, identity })
+    }
+
+    /// Opens the archive of `cluster`, or makes it when there is none.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when the archive there is of another database.
+    pub async fn open_or_create(store: Arc<dyn Store>, cluster: &ClusterName, identity: &Identity) -> Result<Self> {
+        let layout = Layout::new(cluster.clone());
+        let name = layout.name(&ObjectName::Cluster);
+        if store.head(&name).await?.is_none() {
+            let mut body = serde_json::to_vec_pretty(identity)
+                .map_err(|e| Error::failure("cannot write the cluster's identity").because(e))?;
+            body.push(b'\n');
+            match store.create(&name, vec![Bytes::from(body)]).await {
+                Ok(Created::New | Created::Same) => {}
+                // Somebody else was first; what counts is whose archive it is now.
+                Err(error) if error.kind() == Kind::Fenced => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let archive = Self::open(store, cluster).await?;
+        archive.check_identity(identity)?;
+        Ok(archive)
+    }
+
+    /// What the archive holds now.
+    ///
+    /// # Errors
+    /// As [`load::load`].
+    pub async fn catalog(&self, engine: &dyn Engine) -> Result<Catalog> {
+        load::load(self.store.as_ref(), self.layout.cluster(), &|identity, timeline, start| {
+            Ok(engine.scanner(identity, timeline, start, Detail::Marks))
+        })
+        .await
+    }
+
+    /// Refuses a database that is not the one this archive is of.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] naming both identities.
+    pub fn check_identity(&self, server: &Identity) -> Result<()> {
+        let ours = &self.identity;
+        let cluster = self.layout.cluster();
+        if ours.engine != server.engine || ours.system != server.system {
+            return Err(Error::config(format!(
+                "cluster {cluster} in {} is the archive of {} system {}, but the source is {} system {}",
+                self.store.location(),
+                ours.engine,
+                ours.system,
+                server.engine,
+                server.system
+            ))
+            .hint("was the database made anew (initdb, pg_upgrade), or is the source another one? give it a cluster name of its own with --cluster"));
+        }
+        if ours.log_file_bytes != server.log_file_bytes {
+            return Err(Error::config(format!(
+                "cluster {cluster} was archived with log files of {} bytes, but the source now has {}",
+                ours.log_file_bytes, server.log_file_bytes
+            ))
+            .hint("was wal_segment_size changed with pg_resetwal? archive it under a new cluster name"));
+        }
+        Ok(())
+    }
+
+    /// Keeps a timeline's history, before the first byte of that timeline. Another history
+    /// under the same number is a conflict that only a person can judge.
+    ///
+    /// # Errors
+    /// [`Kind::NotRecoverable`] when another history stands there.
+    pub async fn keep_history(&self, history: &History) -> Result<()> {
+        let name = self.layout.name(&ObjectName::History(history.timeline));
+        let mut body =
+            serde_json::to_vec_pretty(history).map_err(|e| Error::failure("cannot write a history").because(e))?;
+        body.push(b'\n');
+        match self.store.create(&name, vec![Bytes::from(body)]).await {
+            Err(error) if error.kind() == Kind::Fenced => Err(Error::new(
+                Kind::NotRecoverable,
+                format!("the server's history of timeline {} differs from the one in {name}", history.timeline.0),
+            )
+            .hint("were two standbys promoted to the same timeline? archive one of them under another cluster name")),
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// The name of the object that holds a segment.
+    #[must_use]
+    pub fn object_of(&self, timeline: TimelineId, segment: &SegmentInfo) -> String {
+        self.layout.name(&segment.object(timeline))
+    }
+
+    /// What a segment's object must say of itself.
+    #[must_use]
+    pub fn expected(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Expected {
+        Expected { cluster: self.layout.cluster().clone(), timeline, range, epoch }
+    }
+
+    /// The raw log bytes of a segment, all of them verified.
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] naming the object when it is missing or not what was
+    /// written.
+    pub async fn raw(&self, timeline: TimelineId, segment: &SegmentInfo) -> Result<Bytes> {
+        let name = self.object_of(timeline, segment);
+        match segment.holder {
+            Holder::Segment(_) => {
+                let object = self.object(&name).await?;
+                let expected = self.expected(timeline, segment.range, segment.epoch);
+                tokio::task::spawn_blocking(move || {
+                    decode_to_vec(&name, &expected, &object).map(|(_, raw)| Bytes::from(raw))
+                })
+                .await
+                .map_err(|e| Error::failure("a segment reader stopped").because(e))?
+            }
+            Holder::Tail => {
+                let len = segment.range.len();
+                match self.store.get(&name, Part::Range { start: 0, len }).await? {
+                    Some(bytes) if bytes.len() as u64 == len => Ok(bytes),
+                    Some(bytes) => Err(Error::corruption(format!(
+                        "{name} holds {} bytes where {len} were found before",
+                        bytes.len()
+                    ))),
+                    // The writer may have sealed it since the catalog was read.
+                    None => self.raw_of_sealed_tail(timeline, segment).await,
+                }
+            }
+        }
+    }
+
+    async fn raw_of_sealed_tail(&self, timeline: TimelineId, tail: &SegmentInfo) -> Result<Bytes> {
+        let mut found = None;
+        let folder = self.layout.timeline(timeline);
+        self.store
+            .list(&folder, None, true, &mut |object| {
+                if let Some(ObjectName::Segment { range, epoch, codec, .. }) = self.layout.parse(&object.name)
+                    && range.covers(tail.range)
+                {
+                    found = Some((range, epoch, codec));
+                }
+            })
+            .await?;
+        let Some((range, epoch, codec)) = found else {
+            let name = self.object_of(timeline, tail);
+            return Err(Error::corruption(format!("{name} is gone, and no segment holds {}", tail.range))
+                .hint("did somebody remove it? `pitr verify` tells what is left"));
+        };
+        let sealed = SegmentInfo { range, epoch, holder: Holder::Segment(codec), ..*tail };
+        let raw = Box::pin(self.raw(timeline, &sealed)).await?;
+        let from = usize::try_from(tail.range.start.since(range.start)).unwrap_or(usize::MAX);
+        let to = usize::try_from(tail.range.end.since(range.start)).unwrap_or(usize::MAX);
+        Ok(raw.slice(from..to))
+    }
+
+    async fn object(&self, name: &str) -> Result<Bytes> {
+        self.store.get(name, Part::All).await?.ok_or_else(|| {
+            Error::corruption(format!("{name} is missing from {}", self.store.location()))
+                .hint("did somebody remove it? `pitr verify` tells what is left")
+        })
+    }
+}
+
+/// The names of all bases, oldest first.
+///
+/// # Errors
+/// When the store cannot be listed.
+pub async fn bases(archive: &Archive) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    let mut see = |object: crate::store::ObjectInfo| {
+        if let Some(ObjectName::BaseManifest(id)) = archive.layout.parse(&object.name) {
+            ids.push(id);
+        }
+    };
+    archive.store.list(&archive.layout.bases(), None, false, &mut see).await?;
+    ids.sort();
+    Ok(ids)
+}

@@ -1,0 +1,168 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn cluster() -> ClusterName {
+    "main".parse().unwrap()
+}
+
+fn key(index: &Index) -> (TimelineId, OffsetRange, u32) {
+    (index.timeline, index.range, index.epoch)
+}
+
+fn decode(index: &Index, bytes: &[u8]) -> Result<Index> {
+    Index::decode("main/log/00000001/index/x", &cluster(), key(index), bytes)
+}
+
+prop_compose! {
+    fn segment()(
+        hole in prop_oneof![4 => Just(0_u64), 1 => 1..1_u64 << 40],
+        len in 1..1_u64 << 32,
+        back in 0..1_u64 << 33,
+        epoch: u32,
+        transactions: u32,
+        times in any::<Option<(i64, i64)>>(),
+        ids in any::<Option<(u64, u64)>>(),
+        zstd: bool,
+    ) -> (u64, u64, SegmentInfo) {
+        (hole, len, SegmentInfo {
+            range: OffsetRange::new(Offset(0), Offset(0)),
+            boundary: Offset(back),
+            epoch,
+            transactions,
+            times: times.map(|(a, b)| (Timestamp(a.min(b)), Timestamp(a.max(b)))),
+            ids: ids.map(|(a, b)| (a.min(b), a.max(b))),
+            holder: Holder::Segment(if zstd { Codec::Zstd } else { Codec::Lz4 }),
+        })
+    }
+}
+
+prop_compose! {
+    fn index()(
+        start in 0..1_u64 << 50,
+        parts in prop::collection::vec(segment(), 1..20),
+        after in 0..100_u64,
+        points in prop::collection::vec(("[a-zäß ]{0,20}", any::<i64>(), any::<u64>()), 0..5),
+        epoch: u32,
+    ) -> Index {
+        let mut at = start;
+        let mut segments = Vec::new();
+        for (hole, len, mut info) in parts {
+            info.range = OffsetRange::new(Offset(at + hole), Offset(at + hole + len));
+            at = info.range.end.0;
+            info.boundary = Offset(at.saturating_sub(info.boundary.0));
+            segments.push(info);
+        }
+        let range = OffsetRange::new(Offset(start), Offset(at + after));
+        let mut restore_points: Vec<_> = points.into_iter()
+            .map(|(name, time, end)| RestorePoint { name, time: Timestamp(time), end: Offset(start + 1 + end % range.len()) })
+            .collect();
+        restore_points.sort_by_key(|p| p.end);
+        Index { timeline: TimelineId(7), range, epoch, segments, restore_points }
+    }
+}
+
+proptest! {
+    #[test]
+    fn reads_back_what_it_wrote(index in index()) {
+        let bytes = index.encode(&cluster()).unwrap();
+        prop_assert_eq!(decode(&index, &bytes).unwrap(), index);
+    }
+
+    #[test]
+    fn refuses_any_changed_or_missing_byte(index in index(), bit in 0..8_u32) {
+        let bytes = index.encode(&cluster()).unwrap();
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1 << bit;
+            prop_assert!(decode(&index, &changed).is_err(), "byte {}", at);
+            prop_assert!(decode(&index, &bytes[..at]).is_err(), "cut at {}", at);
+        }
+    }
+
+    /// The checksum is not all that stands between a reader and nonsense: with a
+    /// right checksum over wrong bytes nothing panics, and what is taken is sound.
+    #[test]
+    fn wrong_bytes_under_a_right_checksum_never_panic(
+        index in index(), at in any::<prop::sample::Index>(), byte: u8,
+    ) {
+        let mut bytes = index.encode(&cluster()).unwrap();
+        let body = bytes.len() - 4;
+        bytes[at.index(body)] = byte;
+        let crc = crc_fast::crc32_iscsi(&bytes[..body]).to_le_bytes();
+        bytes[body..].copy_from_slice(&crc);
+        if let Ok(read) = decode(&index, &bytes) {
+            prop_assert_eq!(read.encode(&cluster()).unwrap(), bytes, "one value, one form");
+        }
+    }
+}
+
+/// `count` ordinary segments of 16 MiB from `first` on.
+fn ordinary(first: u64, count: u64) -> Vec<SegmentInfo> {
+    (first..first + count)
+        .map(|n| SegmentInfo {
+            range: OffsetRange::new(Offset(n << 24), Offset((n + 1) << 24)),
+            boundary: Offset(((n + 1) << 24) - 40),
+            epoch: 3,
+            transactions: 9000,
+            times: Some((
+                Timestamp(1_790_000_000_000_000 + (n as i64) * 9_000_000),
+                Timestamp(1_790_000_008_900_000 + (n as i64) * 9_000_000),
+            )),
+            ids: Some((n * 9000, n * 9000 + 9010)),
+            holder: Holder::Segment(Codec::Lz4),
+        })
+        .collect()
+}
+
+#[test]
+fn an_ordinary_segment_takes_few_bytes() {
+    let segments = ordinary(1, 256);
+    let range = OffsetRange::new(Offset(1 << 24), Offset(257 << 24));
+    let index = Index { timeline: TimelineId(1), range, epoch: 1, segments, restore_points: Vec::new() };
+    let bytes = index.encode(&cluster()).unwrap();
+    assert!(bytes.len() < 256 * 26, "{} bytes per segment", bytes.len() / 256);
+}
+
+#[test]
+fn refuses_an_index_of_something_else() {
+    let range = OffsetRange::new(Offset(1 << 24), Offset(2 << 24));
+    let index =
+        Index { timeline: TimelineId(1), range, epoch: 1, segments: ordinary(1, 1), restore_points: Vec::new() };
+    let bytes = index.encode(&cluster()).unwrap();
+    let other = Index { epoch: 2, ..index.clone() };
+    let error = decode(&other, &bytes).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "index main/log/00000001/index/x is that of 0000000001000000-0000000002000000, epoch 1, timeline 00000001, cluster main"
+    );
+    let foreign = Index::decode("x", &"other".parse().unwrap(), key(&index), &bytes).unwrap_err();
+    assert_eq!(foreign.kind(), crate::Kind::Corruption);
+}
+
+/// Writing whatever is due, as segments come in, ends with few indexes whose ranges
+/// follow one another and which together hold every segment once.
+#[test]
+fn what_is_due_keeps_the_indexes_few_and_whole() {
+    let total = (NARROW * MERGE * 2 + NARROW * 3 + 17) as u64;
+    let all: Vec<SegmentInfo> = ordinary(1, total).into_iter().filter(|s| s.range.start.0 >> 24 != 700).collect();
+    let mut log = TimelineLog::default();
+    let mut writes = 0;
+    for segment in all {
+        log.segments.push(segment);
+        while let Some(range) = due(&log) {
+            let index = Index::of(&log, TimelineId(1), range, 1);
+            assert!(index.segments.len() == NARROW || index.segments.len() == NARROW * MERGE);
+            log.indexes.retain(|old| !range.covers(*old));
+            log.indexes.push(range);
+            writes += 1;
+        }
+    }
+    assert_eq!(writes, MERGE * 2 + 2 + 3, "each segment is written twice, not more");
+    assert_eq!(log.indexes.len(), 2 + 3);
+    for pair in log.indexes.windows(2) {
+        assert_eq!(pair[0].end, pair[1].start);
+    }
+    let indexed: usize = log.indexes.iter().map(|r| Index::of(&log, TimelineId(1), *r, 1).segments.len()).sum();
+    assert_eq!(log.segments.len() - indexed, 16);
+}

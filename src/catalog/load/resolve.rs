@@ -1,0 +1,138 @@
+//! Which segments count where several hold the same bytes.
+//!
+//! A wider segment hides those it covers (it was compacted from them); of several of
+//! one range that of the highest epoch counts. Of two that overlap in part, the one of
+//! the lower epoch was made by a writer that did not know yet that it was fenced: it
+//! is left out, if the others hold all its bytes. Anything else is a contradiction.
+
+use crate::catalog::Codec;
+use crate::catalog::layout::{Layout, ObjectName};
+use crate::error::{Error, Result};
+use crate::model::offset::OffsetRange;
+use crate::model::timeline::TimelineId;
+
+/// A segment, as its name tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) range: OffsetRange,
+    pub(super) epoch: u32,
+    pub(super) codec: Codec,
+}
+
+impl Named {
+    pub(super) fn name(&self, layout: &Layout, timeline: TimelineId) -> String {
+        layout.name(&ObjectName::Segment { timeline, range: self.range, epoch: self.epoch, codec: self.codec })
+    }
+}
+
+/// The segments that count, in order and without overlap.
+///
+/// # Errors
+/// [`crate::Kind::Corruption`] naming two objects that contradict each other.
+pub(super) fn resolve(layout: &Layout, timeline: TimelineId, mut all: Vec<Named>) -> Result<Vec<Named>> {
+    all.sort_unstable_by_key(|s| (s.range.start, std::cmp::Reverse(s.range.end), std::cmp::Reverse(s.epoch), s.codec));
+    let mut left_out: Vec<(Named, Named)> = Vec::new();
+    let kept = loop {
+        match sweep(&all) {
+            Ok(kept) => break kept,
+            Err((a, b)) if a.epoch != b.epoch => {
+                let (out, by) = if a.epoch < b.epoch { (a, b) } else { (b, a) };
+                all.retain(|s| *s != out);
+                left_out.push((out, by));
+            }
+            Err((a, b)) => return Err(contradiction(layout, timeline, a, b)),
+        }
+    };
+    for (out, by) in left_out {
+        if !holds(&kept, out.range) {
+            return Err(contradiction(layout, timeline, out, by));
+        }
+    }
+    Ok(kept)
+}
+
+/// Drops what is covered; two that overlap in part are given back.
+fn sweep(all: &[Named]) -> Result<Vec<Named>, (Named, Named)> {
+    let mut kept: Vec<Named> = Vec::with_capacity(all.len());
+    for next in all {
+        match kept.last() {
+            Some(last) if last.range.covers(next.range) => {}
+            Some(last) if next.range.start < last.range.end => return Err((*last, *next)),
+            _ => kept.push(*next),
+        }
+    }
+    Ok(kept)
+}
+
+/// Whether the segments hold every byte of the range.
+fn holds(kept: &[Named], range: OffsetRange) -> bool {
+    let first = kept.partition_point(|s| s.range.end <= range.start);
+    let mut at = range.start;
+    for segment in kept.iter().skip(first) {
+        if segment.range.start > at {
+            return false;
+        }
+        at = segment.range.end;
+        if at >= range.end {
+            return true;
+        }
+    }
+    false
+}
+
+fn contradiction(layout: &Layout, timeline: TimelineId, a: Named, b: Named) -> Error {
+    Error::corruption(format!(
+        "segments {} and {} overlap, and neither holds all of the other",
+        a.name(layout, timeline),
+        b.name(layout, timeline)
+    ))
+    .hint("did two archivers write here? run `pitr verify`, then move the one away that should not be there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::offset::Offset;
+
+    fn named(parts: &[(u64, u64, u32)]) -> Vec<Named> {
+        let one = |&(start, end, epoch): &(u64, u64, u32)| Named {
+            range: OffsetRange::new(Offset(start), Offset(end)),
+            epoch,
+            codec: Codec::Lz4,
+        };
+        parts.iter().map(one).collect()
+    }
+
+    fn resolved(parts: &[(u64, u64, u32)]) -> Result<Vec<Named>> {
+        resolve(&Layout::new("main".parse().unwrap()), TimelineId(1), named(parts))
+    }
+
+    #[test]
+    fn a_wider_segment_hides_those_it_covers() {
+        let kept = resolved(&[(0, 4, 1), (4, 9, 1), (9, 12, 2), (0, 12, 1), (12, 16, 2)]).unwrap();
+        assert_eq!(kept, named(&[(0, 12, 1), (12, 16, 2)]));
+    }
+
+    #[test]
+    fn of_one_range_the_highest_epoch_counts() {
+        assert_eq!(resolved(&[(0, 4, 1), (0, 4, 3), (0, 4, 2)]).unwrap(), named(&[(0, 4, 3)]));
+    }
+
+    #[test]
+    fn a_fenced_writers_last_segment_gives_way_where_the_others_hold_its_bytes() {
+        let kept = resolved(&[(0, 10, 1), (10, 25, 1), (10, 20, 2), (20, 30, 2)]).unwrap();
+        assert_eq!(kept, named(&[(0, 10, 1), (10, 20, 2), (20, 30, 2)]));
+    }
+
+    #[test]
+    fn names_both_where_bytes_would_be_lost_or_nobody_is_later() {
+        let lost = resolved(&[(0, 10, 1), (5, 15, 2)]).unwrap_err();
+        assert_eq!(lost.kind(), crate::Kind::Corruption);
+        assert_eq!(
+            lost.message(),
+            "segments main/log/00000001/0000000000000000-000000000000000A-00000001.lz4 and \
+             main/log/00000001/0000000000000005-000000000000000F-00000002.lz4 overlap, and neither holds all of the other"
+        );
+        assert!(resolved(&[(0, 10, 1), (5, 15, 1), (0, 5, 1), (10, 15, 1)]).is_err());
+    }
+}

@@ -1,0 +1,180 @@
+//! The open end of a log on a local store.
+//!
+//! A tail is raw log from its `start` on, perhaps with zeros up to the file's end and,
+//! after a crash, with a torn record before them. Nothing in the file tells where the
+//! log ends: the records' own checksums do. So a scanner reads it, and the end of the
+//! last whole record is the end of what the tail holds. A record that began before the
+//! tail is read from where it began, in the segments before.
+//!
+//! A tail counts only past the end of the closed segments: one that begins before has
+//! become a segment, and a crash came before it was removed. Of several with one start
+//! the longest counts, then the highest epoch.
+
+use super::Loader;
+use crate::catalog::{Holder, SegmentInfo, TimelineLog};
+use crate::engine::{ScanStart, Scanner};
+use crate::error::{Error, Kind, Result};
+use crate::model::mark::Mark;
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::summary::Summary;
+use crate::model::time::Timestamp;
+use crate::model::timeline::TimelineId;
+use crate::segment::read::{self, Expected};
+use crate::store::Part;
+
+/// Bytes read from a tail at a time.
+const PIECE: u64 = 1 << 20;
+
+/// A tail, as its name tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct NamedTail {
+    pub(super) start: Offset,
+    pub(super) epoch: u32,
+}
+
+impl NamedTail {
+    fn info(self) -> SegmentInfo {
+        let empty = Summary::empty(self.start, self.start);
+        SegmentInfo::of(&empty, self.epoch, Holder::Tail)
+    }
+}
+
+impl Loader<'_> {
+    /// Adds what the tails hold to the log.
+    pub(super) async fn tails(
+        &self,
+        timeline: TimelineId,
+        mut tails: Vec<NamedTail>,
+        log: &mut TimelineLog,
+    ) -> Result<()> {
+        tails.sort_unstable();
+        let closed = log.segments.last().map_or(Offset::ZERO, |last| last.range.end);
+        let mut found: Vec<(Summary, u32)> = Vec::new();
+        for tail in tails.into_iter().filter(|tail| tail.start >= closed) {
+            log.confirmed = log.confirmed.max(self.confirmed(timeline, tail).await?);
+            let summary = self.scan(timeline, tail, log).await?;
+            if !summary.range.is_empty() {
+                found.push((summary, tail.epoch));
+            }
+        }
+        found.sort_by_key(|(s, epoch)| (s.range.start, std::cmp::Reverse((s.range.end, *epoch))));
+        for (summary, epoch) in found {
+            let info = SegmentInfo::of(&summary, epoch, Holder::Tail);
+            match log.segments.last() {
+                Some(last) if last.range.covers(info.range) => continue,
+                Some(last) if info.range.start < last.range.end => {
+                    let name = |info: &SegmentInfo| self.layout.name(&info.object(timeline));
+                    return Err(Error::corruption(format!(
+                        "tails {} and {} overlap, and neither holds all of the other",
+                        name(last),
+                        name(&info)
+                    ))
+                    .hint("did two archivers write here? see `pitr status`"));
+                }
+                _ => {}
+            }
+            log.segments.push(info);
+            log.restore_points.extend(summary.restore_points);
+        }
+        Ok(())
+    }
+
+    /// The time the archiver gave the tail's file: the source's clock up to which the
+    /// log in it is complete.
+    async fn confirmed(&self, timeline: TimelineId, tail: NamedTail) -> Result<Option<Timestamp>> {
+        let Some(root) = self.store.local_root() else { return Ok(None) };
+        let path = root.join(self.layout.name(&tail.info().object(timeline)));
+        match tokio::fs::metadata(&path).await.and_then(|data| data.modified()) {
+            Ok(time) => Ok(jiff::Timestamp::try_from(time).ok().map(Timestamp::from)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::store_io("look at", &path, e)),
+        }
+    }
+
+    /// What the tail holds, up to its last whole record.
+    async fn scan(&self, timeline: TimelineId, tail: NamedTail, log: &TimelineLog) -> Result<Summary> {
+        let (start, before) = self.scan_start(tail.start, &log.segments);
+        let mut scanner = (self.tail_scanner)(&self.identity, timeline, start)?;
+        for info in before {
+            self.prime(timeline, info, tail.start, scanner.as_mut()).await?;
+        }
+        let mut summary = Summary::empty(tail.start, scanner.boundary());
+        let name = self.layout.name(&tail.info().object(timeline));
+        let mut marks = Vec::new();
+        let mut at = 0;
+        loop {
+            let piece = self.store.get(&name, Part::Range { start: at, len: PIECE }).await?.unwrap_or_default();
+            if piece.is_empty() {
+                break;
+            }
+            at += piece.len() as u64;
+            let fed = scanner.feed(&piece, &mut marks);
+            marks.drain(..).for_each(|mark| summary.add(&mark));
+            match fed {
+                Ok(()) => {}
+                // Zeros or a torn record: the log ended before.
+                Err(e) if e.kind() == Kind::Corruption => break,
+                Err(e) => return Err(e),
+            }
+        }
+        summary.boundary = scanner.boundary();
+        summary.range.end = summary.boundary.max(tail.start);
+        Ok(summary)
+    }
+
+    /// Where to begin so that the first record that ends in the tail is read whole, and
+    /// the segments to read before the tail.
+    fn scan_start<'s>(&self, tail: Offset, segments: &'s [SegmentInfo]) -> (ScanStart, &'s [SegmentInfo]) {
+        let on_file = |at: Offset| at.floor_to(self.identity.log_file_bytes.max(1)) == at;
+        let Some(last) = segments.last().filter(|last| last.range.end == tail) else {
+            return (if on_file(tail) { ScanStart::LogFile(tail) } else { ScanStart::Boundary(tail) }, &[]);
+        };
+        if last.boundary == tail {
+            return (ScanStart::Boundary(tail), &[]);
+        }
+        let mut next = tail;
+        for (index, info) in segments.iter().enumerate().rev() {
+            if info.range.end != next {
+                break;
+            }
+            let before = segments.get(index..).unwrap_or_default();
+            if info.range.start <= last.boundary {
+                return (ScanStart::Boundary(last.boundary), before);
+            }
+            if on_file(info.range.start) {
+                return (ScanStart::LogFile(info.range.start), before);
+            }
+            next = info.range.start;
+        }
+        (if on_file(tail) { ScanStart::LogFile(tail) } else { ScanStart::Boundary(tail) }, &[])
+    }
+
+    /// Feeds the bytes of a segment from where the scanner stands.
+    async fn prime(
+        &self,
+        timeline: TimelineId,
+        info: &SegmentInfo,
+        until: Offset,
+        scanner: &mut dyn Scanner,
+    ) -> Result<()> {
+        let name = self.layout.name(&info.object(timeline));
+        let mut ignored: Vec<Mark> = Vec::new();
+        let missing = || Error::failure(format!("{name} went away while it was read")).hint("run the command again");
+        if info.holder == Holder::Tail {
+            let range = OffsetRange::new(scanner.offset(), until.min(info.range.end));
+            let part = Part::Range { start: range.start.since(info.range.start), len: range.len() };
+            let bytes = self.store.get(&name, part).await?.ok_or_else(missing)?;
+            return scanner.feed(&bytes, &mut ignored);
+        }
+        let object = self.store.get(&name, Part::All).await?.ok_or_else(missing)?;
+        let expected =
+            Expected { cluster: self.layout.cluster().clone(), timeline, range: info.range, epoch: info.epoch };
+        let mut at = info.range.start;
+        read::decode(&name, &expected, &object, &mut |piece| {
+            let skip = usize::try_from(scanner.offset().since(at)).unwrap_or(usize::MAX).min(piece.len());
+            at = at.checked_add(piece.len() as u64).unwrap_or(at);
+            scanner.feed(piece.get(skip..).unwrap_or_default(), &mut ignored)
+        })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,337 @@
+//! A small engine stands in for a database: a record is its length in one byte, a time
+//! in the next, and filling up to its length; a zero where a record should begin ends
+//! the log.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::catalog::Codec;
+use crate::catalog::load::load;
+use crate::model::mark::{Mark, MarkKind, TransactionId};
+use crate::model::offset::Offset;
+use crate::model::summary::RestorePoint;
+use crate::model::time::Timestamp;
+use crate::model::timeline::Ancestor;
+use crate::segment::codec::Compression;
+use crate::segment::format::Header;
+use crate::segment::write::SegmentWriter;
+use crate::store::local::LocalStore;
+use crate::store::memory::MemoryStore;
+
+struct Toy {
+    boundary: u64,
+    pending: Vec<u8>,
+}
+
+impl Scanner for Toy {
+    fn feed(&mut self, bytes: &[u8], marks: &mut Vec<Mark>) -> Result<()> {
+        self.pending.extend_from_slice(bytes);
+        while let Some(&len) = self.pending.first() {
+            if len < 2 {
+                return Err(Error::corruption("no record"));
+            }
+            if self.pending.len() < usize::from(len) {
+                break;
+            }
+            let record: Vec<u8> = self.pending.drain(..usize::from(len)).collect();
+            let (start, end) = (Offset(self.boundary), Offset(self.boundary + u64::from(len)));
+            let id = TransactionId::Number(self.boundary);
+            let kind = MarkKind::Transaction { id, time: Timestamp(record[1].into()), committed: true };
+            marks.push(Mark { start, end, kind });
+            self.boundary = end.0;
+        }
+        Ok(())
+    }
+
+    fn boundary(&self) -> Offset {
+        Offset(self.boundary)
+    }
+
+    fn offset(&self) -> Offset {
+        Offset(self.boundary + self.pending.len() as u64)
+    }
+}
+
+fn toy(_: &Identity, _: TimelineId, start: ScanStart) -> Result<Box<dyn Scanner>> {
+    let (ScanStart::Boundary(at) | ScanStart::LogFile(at)) = start;
+    Ok(Box::new(Toy { boundary: at.0, pending: Vec::new() }))
+}
+
+/// Records of these lengths and times.
+fn log(records: &[(u8, u8)]) -> Vec<u8> {
+    records.iter().flat_map(|&(len, time)| [vec![len, time], vec![b'x'; usize::from(len) - 2]].concat()).collect()
+}
+
+const T1: TimelineId = TimelineId(1);
+
+struct Archive<S>(S);
+
+impl<S: Store> Archive<S> {
+    async fn new(store: S) -> Self {
+        let identity = serde_json::json!({
+            "format_version": 1, "engine": "toy", "system": "7", "log_file_bytes": 64, "server_version": 1,
+        });
+        let this = Self(store);
+        this.put(&ObjectName::Cluster, identity.to_string()).await;
+        this
+    }
+
+    async fn put(&self, object: &ObjectName, bytes: impl Into<Bytes>) -> String {
+        let name = layout().name(object);
+        self.0.create(&name, vec![bytes.into()]).await.unwrap();
+        name
+    }
+
+    /// A closed segment of `raw`, whose last whole record ends at `boundary`.
+    async fn segment(&self, start: u64, raw: &[u8], boundary: u64, epoch: u32) -> String {
+        let header = Header {
+            cluster: "main".parse().unwrap(),
+            engine: "toy".into(),
+            timeline: T1,
+            start: Offset(start),
+            epoch,
+        };
+        let mut writer = SegmentWriter::new(header, Compression::Lz4);
+        writer.write(raw);
+        let mut summary = Summary::empty(Offset(start), Offset(boundary));
+        summary.range.end = writer.offset();
+        summary.confirmed = Some(Timestamp(1000 + start as i64));
+        summary.restore_points =
+            vec![RestorePoint { name: format!("at {start}"), time: Timestamp(1), end: summary.range.end }];
+        let range = summary.range;
+        let finished = writer.finish(&summary).unwrap();
+        let object = ObjectName::Segment { timeline: T1, range, epoch, codec: Codec::Lz4 };
+        self.put(&object, finished.body.concat()).await
+    }
+
+    async fn tail(&self, start: u64, epoch: u32, raw: Vec<u8>) -> String {
+        self.put(&ObjectName::Tail { timeline: T1, start: Offset(start), epoch }, raw).await
+    }
+
+    async fn load(&self) -> Result<Catalog> {
+        load(&self.0, &"main".parse().unwrap(), &toy).await
+    }
+
+    async fn log(&self) -> TimelineLog {
+        self.load().await.unwrap().timelines.remove(&T1).unwrap()
+    }
+}
+
+fn layout() -> Layout {
+    Layout::new("main".parse().unwrap())
+}
+
+fn ranges(log: &TimelineLog) -> Vec<(u64, u64, u32)> {
+    log.segments.iter().map(|s| (s.range.start.0, s.range.end.0, s.epoch)).collect()
+}
+
+#[tokio::test]
+async fn nothing_there_is_no_archive() {
+    let error = load(&MemoryStore::new(), &"main".parse().unwrap(), &toy).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NoArchive);
+}
+
+#[tokio::test]
+async fn refuses_a_newer_format_before_its_fields() {
+    let archive = Archive(MemoryStore::new());
+    archive.put(&ObjectName::Cluster, r#"{"format_version":2,"news":[]}"#).await;
+    let error = archive.load().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Config);
+    assert_eq!(error.message(), "main/cluster.json is of format version 2; this version of pitr reads version 1");
+}
+
+#[tokio::test]
+async fn reads_footers_gaps_and_histories() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    archive.segment(64, &log(&[(10, 1), (10, 2)]), 84, 1).await;
+    archive.segment(90, &log(&[(10, 3)]), 100, 2).await;
+    let gap = Gap {
+        range: OffsetRange::new(Offset(84), Offset(90)),
+        cause: "slot lost".into(),
+        found: Timestamp(5),
+        confirmed: None,
+    };
+    let name = ObjectName::Gap { timeline: T1, range: gap.range, epoch: 2 };
+    archive.put(&name, serde_json::to_vec(&gap).unwrap()).await;
+    let history = History {
+        timeline: TimelineId(3),
+        ancestors: vec![Ancestor { timeline: T1, switch: Offset(100) }],
+        native: "1\t0/64\n".into(),
+    };
+    archive.put(&ObjectName::History(TimelineId(3)), serde_json::to_vec(&history).unwrap()).await;
+
+    let catalog = archive.load().await.unwrap();
+    let log = &catalog.timelines[&T1];
+    assert_eq!(ranges(log), [(64, 84, 1), (90, 100, 2)]);
+    assert_eq!(log.gaps, [gap]);
+    assert_eq!(log.confirmed, Some(Timestamp(1090)), "that of the last segment");
+    assert_eq!(log.restore_points.len(), 2);
+    assert_eq!(catalog.timelines[&TimelineId(3)].history, Some(history));
+}
+
+#[tokio::test]
+async fn what_is_superseded_is_not_even_read() {
+    let store = Arc::new(MemoryStore::new());
+    let archive = Archive::new(Shared(store.clone())).await;
+    let small = archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    archive.segment(64, &log(&[(10, 1), (10, 2)]), 84, 1).await;
+    store.tamper(&small, Some(Bytes::from_static(b"rubbish")));
+    assert_eq!(ranges(&archive.log().await), [(64, 84, 1)]);
+}
+
+#[tokio::test]
+async fn a_corrupt_footer_is_refused_by_name() {
+    let store = Arc::new(MemoryStore::new());
+    let archive = Archive::new(Shared(store.clone())).await;
+    let name = archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    store.tamper(&name, Some(Bytes::from_static(b"rubbish")));
+    let error = archive.load().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corruption);
+    assert!(error.message().contains(&name), "{error}");
+}
+
+#[tokio::test]
+async fn an_index_stands_for_its_segments_and_only_the_rest_is_read() {
+    let store = Arc::new(MemoryStore::new());
+    let archive = Archive::new(Shared(store.clone())).await;
+    let mut names = Vec::new();
+    for n in 1..=4_u64 {
+        names.push(archive.segment(n * 10, &log(&[(10, n as u8)]), n * 10 + 10, 1).await);
+    }
+    let whole = archive.log().await;
+    let put = async |end| {
+        let range = OffsetRange::new(Offset(10), Offset(end));
+        let index = Index::of(&whole, T1, range, 1);
+        let name = ObjectName::Index { timeline: T1, range, epoch: 1 };
+        archive.put(&name, index.encode(&"main".parse().unwrap()).unwrap()).await
+    };
+    let narrow = put(30).await;
+    store.tamper(&names[0], Some(Bytes::from_static(b"rubbish")));
+    let loaded = archive.log().await;
+    assert_eq!(loaded.indexes, [OffsetRange::new(Offset(10), Offset(30))]);
+    assert_eq!(TimelineLog { indexes: Vec::new(), ..loaded }, whole);
+
+    // The wider one wins: the narrow one is not read.
+    put(50).await;
+    store.tamper(&narrow, Some(Bytes::from_static(b"rubbish")));
+    let loaded = archive.log().await;
+    assert_eq!(loaded.indexes, [OffsetRange::new(Offset(10), Offset(50))]);
+    assert_eq!(TimelineLog { indexes: Vec::new(), ..loaded }, whole);
+}
+
+#[tokio::test]
+async fn a_padded_or_torn_tail_ends_after_its_last_whole_record() {
+    for after in [vec![], vec![0; 100], vec![30, 9, b'x'], [vec![30, 9], vec![0; 10]].concat()] {
+        let archive = Archive::new(MemoryStore::new()).await;
+        archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+        archive.tail(74, 2, [log(&[(10, 5), (7, 4)]), after.clone()].concat()).await;
+        let log = archive.log().await;
+        assert_eq!(ranges(&log), [(64, 74, 1), (74, 91, 2)], "{after:?}");
+        let tail = log.segments[1];
+        assert_eq!(tail.holder, Holder::Tail);
+        assert_eq!((tail.boundary, tail.transactions), (Offset(91), 2));
+        assert_eq!(tail.times, Some((Timestamp(4), Timestamp(5))));
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_began_segments_before_the_tail_is_read_whole() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    let all = log(&[(10, 1), (40, 7), (5, 3)]);
+    // The record of 40 bytes begins at 74 and ends in the tail.
+    archive.segment(64, &all[..16], 74, 1).await;
+    archive.segment(80, &all[16..30], 74, 1).await;
+    archive.tail(94, 1, all[30..].to_vec()).await;
+    let log = archive.log().await;
+    assert_eq!(ranges(&log), [(64, 80, 1), (80, 94, 1), (94, 119, 1)]);
+    assert_eq!(log.segments[2].times, Some((Timestamp(3), Timestamp(7))));
+    assert_eq!(log.segments[2].transactions, 2, "the one before the tail is not its own");
+}
+
+#[tokio::test]
+async fn a_tail_without_a_whole_record_holds_nothing() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    archive.tail(74, 2, vec![30, 9, b'x']).await;
+    assert_eq!(ranges(&archive.log().await), [(64, 74, 1)]);
+}
+
+#[tokio::test]
+async fn a_tail_that_became_a_segment_no_longer_counts() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    let raw = log(&[(10, 1), (10, 2)]);
+    archive.segment(64, &raw, 84, 1).await;
+    archive.tail(64, 1, [raw, vec![0; 50]].concat()).await;
+    assert_eq!(ranges(&archive.log().await), [(64, 84, 1)]);
+}
+
+#[tokio::test]
+async fn of_two_tails_of_one_start_the_longer_counts_then_the_later_writers() {
+    let (short, long) = (log(&[(10, 1)]), log(&[(10, 1), (10, 2)]));
+    for (first, second, expected) in [(&long, &short, 1), (&short, &long, 2), (&long, &long, 2)] {
+        let archive = Archive::new(MemoryStore::new()).await;
+        archive.tail(64, 1, first.clone()).await;
+        archive.tail(64, 2, second.clone()).await;
+        assert_eq!(ranges(&archive.log().await), [(64, 84, expected)]);
+    }
+}
+
+#[tokio::test]
+async fn the_tail_files_time_is_what_is_confirmed() {
+    let root = tempfile::tempdir().unwrap();
+    let archive = Archive::new(LocalStore::open(root.path()).unwrap()).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    let name = archive.tail(74, 2, log(&[(10, 5)])).await;
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_micros(1_790_000_000_123_456);
+    std::fs::File::options().write(true).open(root.path().join(name)).unwrap().set_modified(time).unwrap();
+    let log = archive.log().await;
+    assert_eq!(log.confirmed, Some(Timestamp(1_790_000_000_123_456)));
+    assert_eq!(ranges(&log), [(64, 74, 1), (74, 84, 2)]);
+}
+
+/// A memory store that a test can also reach.
+struct Shared(Arc<MemoryStore>);
+
+#[async_trait::async_trait]
+impl Store for Shared {
+    async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<crate::store::Created> {
+        self.0.create(name, body).await
+    }
+
+    async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>> {
+        self.0.get(name, part).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        shallow: bool,
+        each: &mut (dyn FnMut(ObjectInfo) + Send),
+    ) -> Result<()> {
+        self.0.list(prefix, after, shallow, each).await
+    }
+
+    async fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        self.0.head(name).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        self.0.delete(name).await
+    }
+
+    fn location(&self) -> String {
+        self.0.location()
+    }
+}
+
+/// The sidecar loads catalogs from tasks that move between threads.
+#[tokio::test]
+async fn loading_may_move_between_threads() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    let catalog = tokio::spawn(async move { archive.load().await }).await.unwrap().unwrap();
+    assert_eq!(catalog.timelines.len(), 1);
+}

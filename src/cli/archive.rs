@@ -1,0 +1,87 @@
+//! `pitr archive`: the sidecar.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::settings::Settings;
+use crate::engine::{self, Engine, SourceOptions};
+use crate::error::{Error, Result};
+use crate::model::time::SystemClock;
+use crate::stream::session::Report;
+use crate::stream::{self, Archiver};
+
+/// The slot and application name used when none is given.
+pub(super) const NAME: &str = "pitr";
+
+/// Options of `pitr archive`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Stop once the log up to this position is durable
+    #[arg(long, value_name = "POSITION")]
+    until: Option<String>,
+    /// Stop once everything the server has is durable, with a base backup that restores
+    #[arg(long)]
+    exit_when_caught_up: bool,
+    /// Replication slot; made when it does not exist [default: pitr]
+    #[arg(long, value_name = "NAME", env = "PITR_SLOT")]
+    slot: Option<String>,
+    /// Take no base backup
+    #[arg(long)]
+    no_backup: bool,
+}
+
+/// Streams until told to stop.
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+    let url = settings.source()?;
+    let engine: Arc<dyn Engine> = Arc::from(engine::by_url(url)?);
+    let until = args.until.as_deref().map(|text| engine.parse_position(text)).transpose()?;
+    let slot = args.slot.clone().or_else(|| settings.slot.clone()).unwrap_or_else(|| NAME.to_owned());
+    let archiver = Archiver {
+        store: settings.make_store()?,
+        cluster: settings.cluster.clone(),
+        engine,
+        url: url.to_owned(),
+        options: source_options(Some(slot)),
+        settings: stream::Settings {
+            compression: settings.stream.compression,
+            segment_bytes: settings.stream.segment_bytes,
+            flush_interval: settings.stream.flush_interval,
+            until,
+            exit_when_caught_up: args.exit_when_caught_up,
+            backup: !args.no_backup,
+        },
+        clock: Arc::new(SystemClock),
+    };
+    let (stop, stopped) = watch::channel(false);
+    let (report, _) = watch::channel(Report::default());
+    stop_on_signals(stop)?;
+    archiver.run(stopped, &report).await?;
+    let report = *report.borrow();
+    tracing::info!(durable = %archiver.engine.position(report.durable), "stopped; everything received is durable");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How pitr introduces itself to a server.
+pub(super) fn source_options(slot: Option<String>) -> SourceOptions {
+    SourceOptions { slot, application_name: NAME.to_owned(), connect_timeout: None }
+}
+
+/// SIGINT and SIGTERM ask for a flush and a clean end.
+fn stop_on_signals(stop: watch::Sender<bool>) -> Result<()> {
+    let listen = |kind| signal(kind).map_err(|e| Error::failure("cannot listen for signals").because(e));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("asked to stop: flushing");
+        stop.send_replace(true);
+        // Keeps the channel open until the process ends.
+        std::future::pending::<()>().await;
+    });
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! `pitr backup`: a base backup now.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::archive::{NAME, source_options};
+use super::output::{self, Progress, size};
+use super::settings::Settings;
+use crate::catalog::BaseInfo;
+use crate::catalog::archive::Archive;
+use crate::engine::{self, BaseOptions, Engine, Level};
+use crate::error::{Error, Kind, Result};
+use crate::model::offset::Offset;
+use crate::model::time::SystemClock;
+use crate::plan;
+use crate::stream::base::Task;
+use crate::stream::session::Report;
+use crate::stream::{self, Archiver};
+
+/// How often the archive is looked at for the log the backup needs.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long a running archiver is given before we look whether there is one.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Options of `pitr backup`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Label the server keeps with the backup
+    #[arg(long, default_value = "pitr")]
+    label: String,
+    /// Spread the checkpoint over its usual time instead of taking it at once
+    #[arg(long)]
+    spread_checkpoint: bool,
+    /// How long to wait for the archive to hold the log the backup needs, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
+}
+
+#[derive(Serialize)]
+struct Document {
+    base: String,
+    timeline: u32,
+    start: String,
+    end: String,
+    bytes: u64,
+    stored_bytes: u64,
+    seconds: f64,
+    restorable: bool,
+}
+
+/// Takes a base backup and waits until it can be restored.
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+    let url = settings.source()?;
+    let engine = engine::by_url(url)?;
+    let options = source_options(None);
+    let slot = settings.slot.clone().unwrap_or_else(|| NAME.to_owned());
+    let server = engine.connect(url, &options).await?.identify().await?;
+    let archive = Archive::open_or_create(settings.make_store()?, &settings.cluster, &server.identity).await?;
+    let begun = Instant::now();
+    let progress = Progress::bytes("base backup");
+    let task = Task {
+        archive: &archive,
+        engine: engine.as_ref(),
+        url,
+        options: &options,
+        clock: &SystemClock,
+        progress: &|done, total| progress.set(done, total),
+    };
+    let base = task.run(&BaseOptions { label: args.label.clone(), fast_checkpoint: !args.spread_checkpoint }).await?;
+    progress.finish();
+    let took = begun.elapsed();
+    let mut restorable = wait_for_log(settings, &base, PATIENCE.min(Duration::from_secs(args.wait))).await?;
+    if !restorable && args.wait > 0 {
+        restorable = match slot_user(engine.as_ref(), url, &slot).await? {
+            // An archiver is at work; it will come.
+            true => wait_for_log(settings, &base, Duration::from_secs(args.wait)).await?,
+            false => {
+                stream_until(settings, url, &slot, base.end).await?;
+                wait_for_log(settings, &base, Duration::ZERO).await?
+            }
+        };
+    }
+    if settings.json {
+        output::print_json(&Document {
+            base: base.id.clone(),
+            timeline: base.timeline.0,
+            start: engine.position(base.start).to_string(),
+            end: engine.position(base.end).to_string(),
+            bytes: base.bytes,
+            stored_bytes: base.stored_bytes,
+            seconds: took.as_secs_f64(),
+            restorable,
+        })?;
+    } else {
+        output::print(&format!(
+            "base {} is stored: {} in files, {} added to the store, {:.1} s\n",
+            base.id,
+            size(base.bytes),
+            size(base.stored_bytes),
+            took.as_secs_f64()
+        ))?;
+    }
+    if restorable {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(Error::new(
+        Kind::Partial,
+        format!(
+            "base {} cannot be restored yet: the archive lacks the log from {} to {}",
+            base.id,
+            engine.position(base.start),
+            engine.position(base.end)
+        ),
+    )
+    .hint("is `pitr archive` running? the base counts as soon as that log is archived"))
+}
+
+/// Whether somebody streams with the slot now.
+async fn slot_user(engine: &dyn Engine, url: &str, slot: &str) -> Result<bool> {
+    let findings = engine.inspect(url, &source_options(Some(slot.to_owned()))).await?;
+    Ok(findings.iter().any(|finding| finding.subject == "slot_use" && finding.level == Level::Ok))
+}
+
+/// Where nobody archives, the log a base needs is fetched here.
+async fn stream_until(settings: &Settings, url: &str, slot: &str, end: Offset) -> Result<()> {
+    let archiver = Archiver {
+        store: settings.store()?,
+        cluster: settings.cluster.clone(),
+        engine: Arc::from(engine::by_url(url)?),
+        url: url.to_owned(),
+        options: source_options(Some(slot.to_owned())),
+        settings: stream::Settings {
+            compression: settings.stream.compression,
+            segment_bytes: settings.stream.segment_bytes,
+            flush_interval: settings.stream.flush_interval,
+            until: Some(end),
+            exit_when_caught_up: false,
+            backup: false,
+        },
+        clock: Arc::new(SystemClock),
+    };
+    // Kept until the archiver is done: a closed channel would stop it.
+    let (_stop, stopped) = watch::channel(false);
+    let (report, _) = watch::channel(Report::default());
+    archiver.run(stopped, &report).await
+}
+
+/// Waits until the archive holds the log that makes a base consistent.
+async fn wait_for_log(settings: &Settings, base: &BaseInfo, most: Duration) -> Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let catalog = super::Opened::open(settings).await?.catalog().await?;
+        if plan::restorable(&catalog, &base.id) {
+            return Ok(true);
+        }
+        if begun.elapsed() >= most {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}

@@ -1,0 +1,156 @@
+//! `pitr check`: is everything as it must be; one line each, with the cure.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::archive::{NAME, source_options};
+use super::output;
+use super::settings::Settings;
+use crate::catalog::archive::Archive;
+use crate::catalog::layout::Layout;
+use crate::engine::{self, Finding, Level};
+use crate::error::{Error, Kind, Result};
+use crate::store::probe::probe;
+
+/// Options of `pitr check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Exit codes and one line as monitoring plugins give them
+    #[arg(long)]
+    nagios: bool,
+    /// The replication slot to look at [default: pitr]
+    #[arg(long, value_name = "NAME", env = "PITR_SLOT")]
+    slot: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Document {
+    ok: bool,
+    findings: Vec<Shown>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    subject: String,
+    level: &'static str,
+    message: String,
+    cure: Option<String>,
+}
+
+/// Looks at everything and prints what it found. The worst finding decides the exit code.
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+    let mut findings = vec![configuration(settings)];
+    let mut worst_kind = Kind::Config;
+    if let Err(error) = look_at_store(settings, &mut findings).await {
+        worst_kind = error.kind();
+        findings.push(critical("store", &error));
+    }
+    let slot = args.slot.clone().or_else(|| settings.slot.clone()).unwrap_or_else(|| NAME.to_owned());
+    if let Err(error) = look_at_source(settings, slot, &mut findings).await {
+        worst_kind = error.kind();
+        findings.push(critical("source", &error));
+    }
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    if settings.json {
+        output::print_json(&Document { ok: worst != Level::Critical, findings: findings.iter().map(shown).collect() })?;
+    } else if args.nagios {
+        output::print(&nagios(&findings, worst))?;
+    } else {
+        output::print(&findings.iter().map(line).collect::<String>())?;
+    }
+    Ok(match worst {
+        _ if args.nagios => ExitCode::from(worst as u8),
+        Level::Ok | Level::Warning => ExitCode::SUCCESS,
+        Level::Critical => ExitCode::from(worst_kind.exit_code()),
+    })
+}
+
+fn ok(subject: &str, message: String) -> Finding {
+    Finding { subject: subject.into(), level: Level::Ok, message, cure: None }
+}
+
+fn critical(subject: &str, error: &Error) -> Finding {
+    Finding {
+        subject: subject.into(),
+        level: Level::Critical,
+        message: error.to_string(),
+        cure: error.advice().map(str::to_owned),
+    }
+}
+
+fn configuration(settings: &Settings) -> Finding {
+    let from = settings.file.as_ref().map_or_else(|| "flags and environment".into(), |file| file.display().to_string());
+    ok("configuration", format!("cluster {} from {from}", settings.cluster))
+}
+
+async fn look_at_store(settings: &Settings, findings: &mut Vec<Finding>) -> Result<()> {
+    let store = settings.store()?;
+    let layout = Layout::new(settings.cluster.clone());
+    let found = probe(store.as_ref(), &layout.probes()).await?;
+    let short = found.shortcomings();
+    if short.is_empty() {
+        findings.push(ok("store", format!("{}: creates once, reads back what was written", store.location())));
+    } else {
+        findings.push(Finding {
+            subject: "store".into(),
+            level: if found.fences() { Level::Warning } else { Level::Critical },
+            message: format!("{}: {}", store.location(), short.join("; ")),
+            cure: Some("use a local file system that keeps POSIX promises".into()),
+        });
+    }
+    match Archive::open(store, &settings.cluster).await {
+        Ok(archive) => {
+            findings.push(ok("archive", format!("of {} system {}", archive.identity.engine, archive.identity.system)))
+        }
+        Err(error) if error.kind() == Kind::NoArchive => findings.push(Finding {
+            subject: "archive".into(),
+            level: Level::Warning,
+            message: error.to_string(),
+            cure: Some("`pitr init`, or the first `pitr archive`, makes it".into()),
+        }),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+async fn look_at_source(settings: &Settings, slot: String, findings: &mut Vec<Finding>) -> Result<()> {
+    let url = settings.source()?;
+    let engine = engine::by_url(url)?;
+    findings.extend(engine.inspect(url, &source_options(Some(slot))).await?);
+    let server = engine.connect(url, &source_options(None)).await?.identify().await?;
+    if let Ok(archive) = Archive::open(settings.store()?, &settings.cluster).await {
+        archive.check_identity(&server.identity)?;
+        findings.push(ok("identity", "the archive is of this database".into()));
+    }
+    Ok(())
+}
+
+const fn word(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "ok",
+        Level::Warning => "warning",
+        Level::Critical => "critical",
+    }
+}
+
+fn shown(finding: &Finding) -> Shown {
+    Shown {
+        subject: finding.subject.clone(),
+        level: word(finding.level),
+        message: finding.message.clone(),
+        cure: finding.cure.clone(),
+    }
+}
+
+fn line(finding: &Finding) -> String {
+    let cure = finding.cure.as_ref().map_or_else(String::new, |cure| format!("\n{:26}cure: {cure}", ""));
+    format!("{:9} {:15} {}{cure}\n", word(finding.level), finding.subject, finding.message)
+}
+
+fn nagios(findings: &[Finding], worst: Level) -> String {
+    let bad: Vec<String> =
+        findings.iter().filter(|f| f.level == worst).map(|f| format!("{}: {}", f.subject, f.message)).collect();
+    let said = if worst == Level::Ok { format!("{} checks passed", findings.len()) } else { bad.join("; ") };
+    format!("PITR {} - {}\n", word(worst).to_uppercase(), said.replace(['\n', '|'], " "))
+}

@@ -1,0 +1,89 @@
+//! `pitr export`: the archived log as the server's own files.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::Opened;
+use super::output::{self, Progress};
+use super::settings::Settings;
+use crate::error::{Error, Result};
+use crate::model::offset::{Offset, OffsetRange};
+use crate::restore::file::{Holding, TimelineFiles};
+
+/// Options of `pitr export`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The directory to write to; made when it does not exist
+    dir: PathBuf,
+}
+
+#[derive(Serialize, Default)]
+struct Document {
+    files: u64,
+    partial_files: u64,
+    histories: u64,
+    bytes: u64,
+}
+
+/// Writes every log file and history the archive holds. The last file of a timeline, if
+/// the archive ends within it, is written padded with zeros under `NAME.partial`, as
+/// `pg_receivewal` does.
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+    let opened = Opened::open(settings).await?;
+    let catalog = opened.catalog().await?;
+    let names = opened.engine.log_files(&opened.archive.identity);
+    fs::create_dir_all(&args.dir).map_err(|e| Error::io("create", &args.dir, e))?;
+    let file_bytes = opened.archive.identity.log_file_bytes;
+    let total = catalog.timelines.values().flat_map(|log| &log.segments).map(|s| s.range.len()).sum();
+    let progress = Progress::bytes("export");
+    let mut done = Document::default();
+    for (&timeline, log) in &catalog.timelines {
+        if let Some(history) = &log.history {
+            let path = args.dir.join(names.history_name(timeline));
+            fs::write(&path, &history.native).map_err(|e| Error::io("write", &path, e))?;
+            done.histories += 1;
+        }
+        let files = TimelineFiles::list(&opened.archive, timeline).await?;
+        let mut at = Offset::ZERO;
+        for segment in &log.segments {
+            let mut start = segment.range.start.floor_to(file_bytes).max(at);
+            while start < segment.range.end {
+                let range = OffsetRange::new(start, Offset(start.0 + file_bytes));
+                let name = names.name(timeline, start);
+                match files.holding(range) {
+                    Holding::Whole(parts) => {
+                        files.write(range, &parts, &args.dir.join(&name)).await?;
+                        done.files += 1;
+                    }
+                    Holding::Beginning(parts) => {
+                        files.write(range, &parts, &args.dir.join(format!("{name}.partial"))).await?;
+                        done.partial_files += 1;
+                    }
+                    Holding::Nothing | Holding::Hole(_) => {
+                        tracing::warn!("log file {name} is not whole in the archive (a gap): not written");
+                    }
+                }
+                done.bytes += file_bytes;
+                progress.set(done.bytes, Some(total));
+                start = range.end;
+            }
+            at = start;
+        }
+    }
+    progress.finish();
+    if settings.json {
+        output::print_json(&done)?;
+    } else {
+        output::print(&format!(
+            "{} log files, {} partial ones and {} histories are in {}\n",
+            done.files,
+            done.partial_files,
+            done.histories,
+            args.dir.display()
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

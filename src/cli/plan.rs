@@ -1,0 +1,241 @@
+//! `pitr plan`: what a restore would do.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::output::{self, size};
+use super::settings::Settings;
+use super::{Opened, time};
+use crate::catalog::Catalog;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::model::mark::Transaction;
+use crate::model::target::{Point, Target};
+use crate::model::time::{Clock, SystemClock, Timestamp};
+use crate::model::timeline::TimelineId;
+use crate::plan::Plan;
+use crate::restore::resolve::resolve;
+
+/// The moment to go back to.
+#[derive(Debug, clap::Args)]
+pub(super) struct TargetArgs {
+    #[command(flatten)]
+    point: PointArgs,
+    /// End on this timeline [default: the newest in the archive]
+    #[arg(long, value_name = "NUMBER")]
+    target_timeline: Option<u32>,
+    /// Leave out what lies exactly at the target
+    #[arg(long)]
+    exclusive: bool,
+    /// Time zone for a --target-time without one, e.g. Europe/Berlin
+    #[arg(long, value_name = "ZONE")]
+    tz: Option<String>,
+}
+
+/// Exactly one of these.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct PointArgs {
+    /// As the database stood at this time, e.g. "2026-11-20 14:05:00+01"
+    #[arg(long, value_name = "TIME")]
+    target_time: Option<String>,
+    /// Up to and including the first record at or behind this LSN
+    #[arg(long, value_name = "LSN")]
+    target_lsn: Option<String>,
+    /// Up to and including this transaction
+    #[arg(long, value_name = "XID")]
+    target_xid: Option<String>,
+    /// Up to this restore point
+    #[arg(long, value_name = "NAME")]
+    target_name: Option<String>,
+    /// Everything the archive holds
+    #[arg(long, value_name = "WHAT")]
+    target: Option<Everything>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Everything {
+    /// The end of the archive
+    Latest,
+}
+
+impl TargetArgs {
+    /// What was asked for.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Usage`] for a time that cannot be read, or has no zone.
+    pub(super) fn target(&self) -> Result<Target> {
+        let native = |term, value: &String| Point::Native { term, value: value.clone() };
+        let point = if let Some(text) = &self.point.target_time {
+            Point::Time(time::parse_target_time(text, self.tz.as_deref())?)
+        } else if let Some(lsn) = &self.point.target_lsn {
+            native("lsn", lsn)
+        } else if let Some(xid) = &self.point.target_xid {
+            native("xid", xid)
+        } else if let Some(name) = &self.point.target_name {
+            Point::Name(name.clone())
+        } else if let Some(Everything::Latest) = self.point.target {
+            Point::Latest
+        } else {
+            return Err(Error::usage("no target is given").hint("give --target-time TIME, or --target latest"));
+        };
+        Ok(Target { point, inclusive: !self.exclusive, timeline: self.target_timeline.map(TimelineId) })
+    }
+}
+
+/// Options of `pitr plan`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Prints the plan.
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+    let planned = Planned::make(settings, &args.target).await?;
+    if settings.json {
+        output::print_json(&planned.document())?;
+    } else {
+        output::print(&planned.text())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A plan and what it was made from.
+pub(super) struct Planned {
+    pub opened: Opened,
+    pub catalog: Catalog,
+    pub target: Target,
+    pub plan: Plan,
+}
+
+/// A plan as JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct Document {
+    cluster: String,
+    target_time: Option<Timestamp>,
+    base: BaseDocument,
+    timeline: u32,
+    start: String,
+    cut: String,
+    segments: usize,
+    log_bytes: u64,
+    last_transaction_in: Option<TransactionDocument>,
+    first_transaction_out: Option<TransactionDocument>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct BaseDocument {
+    id: String,
+    timeline: u32,
+    ended: Timestamp,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct TransactionDocument {
+    id: String,
+    time: Timestamp,
+    position: String,
+    committed: bool,
+}
+
+impl Planned {
+    /// Reads the archive and plans.
+    pub(super) async fn make(settings: &Settings, args: &TargetArgs) -> Result<Self> {
+        let target = args.target()?;
+        let opened = Opened::open(settings).await?;
+        let catalog = opened.catalog().await?;
+        let now = SystemClock.now();
+        let plan = resolve(&opened.archive, opened.engine.as_ref(), &catalog, &target, now).await?;
+        Ok(Self { opened, catalog, target, plan })
+    }
+
+    fn engine(&self) -> &dyn Engine {
+        self.opened.engine.as_ref()
+    }
+
+    fn transaction(&self, transaction: Option<&Transaction>) -> Option<TransactionDocument> {
+        transaction.map(|t| TransactionDocument {
+            id: t.id.to_string(),
+            time: t.time,
+            position: self.engine().position(t.start).to_string(),
+            committed: t.committed,
+        })
+    }
+
+    /// The plan as JSON.
+    pub(super) fn document(&self) -> Document {
+        let plan = &self.plan;
+        Document {
+            cluster: self.opened.archive.layout.cluster().to_string(),
+            target_time: match self.target.point {
+                Point::Time(time) => Some(time),
+                _ => None,
+            },
+            base: BaseDocument {
+                id: plan.base.id.clone(),
+                timeline: plan.base.timeline.0,
+                ended: plan.base.ended,
+                bytes: plan.base.bytes,
+            },
+            timeline: plan.timeline.0,
+            start: self.engine().position(plan.base.start).to_string(),
+            cut: self.engine().position(plan.cut).to_string(),
+            segments: plan.log.len(),
+            log_bytes: plan.log_bytes,
+            last_transaction_in: self.transaction(plan.last_in.as_ref()),
+            first_transaction_out: self.transaction(plan.first_out.as_ref()),
+            notes: plan.notes.clone(),
+        }
+    }
+
+    /// The plan for people.
+    pub(super) fn text(&self) -> String {
+        let plan = &self.plan;
+        let mut text = String::new();
+        if let Point::Time(time) = self.target.point {
+            text.push_str(&format!("target               {}\n", time::both_zones(time)));
+        }
+        text.push_str(&format!(
+            "base                 {} ({}, timeline {}, consistent at {})\n",
+            plan.base.id,
+            size(plan.base.bytes),
+            plan.base.timeline.0,
+            self.engine().position(plan.base.end)
+        ));
+        text.push_str(&format!(
+            "log                  {} to {} on timeline {} ({} in {} segments)\n",
+            self.engine().position(plan.base.start),
+            self.engine().position(plan.cut),
+            plan.timeline.0,
+            size(plan.log_bytes),
+            plan.log.len()
+        ));
+        text.push_str(&self.transactions());
+        for note in &plan.notes {
+            text.push_str(&format!("note                 {note}\n"));
+        }
+        text
+    }
+
+    /// The last transaction in and the first one out, a line each.
+    pub(super) fn transactions(&self) -> String {
+        let say = |transaction: Option<&Transaction>, none: &str| {
+            transaction.map_or_else(
+                || none.to_owned(),
+                |t| {
+                    let rolled_back = if t.committed { "" } else { " (rolled back)" };
+                    format!("{} at {}, {}{rolled_back}", t.id, t.time, self.engine().position(t.start))
+                },
+            )
+        };
+        format!(
+            "last transaction in  {}\nfirst one out        {}\n",
+            say(self.plan.last_in.as_ref(), "none in the log after the base: the base as it is"),
+            say(self.plan.first_out.as_ref(), "none: the archive holds no later one")
+        )
+    }
+}

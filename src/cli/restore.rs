@@ -1,0 +1,197 @@
+//! `pitr restore`: the database as it stood at a moment.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::output::{self, Progress, seconds, size};
+use super::plan::{Document as PlanDocument, Planned, TargetArgs};
+use super::settings::Settings;
+use crate::error::{Error, Result};
+use crate::model::offset::Offset;
+use crate::restore::{Observer, Outcome, Request, restore};
+
+/// Options of `pitr restore`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// Leave the recovered server running, on a private socket
+    #[arg(long, conflicts_with = "no_recover")]
+    start: bool,
+    /// Only lay out files and recovery settings, for a server elsewhere
+    #[arg(long)]
+    no_recover: bool,
+    /// Where PostgreSQL's server programs are
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// User to run servers as when started by root [default: postgres]
+    #[arg(long, value_name = "NAME")]
+    os_user: Option<String>,
+    /// Work at the same time [default: processors]
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Overwrite a directory that is there, rewriting only the blocks that differ
+    #[arg(long)]
+    delta: bool,
+    /// Put a tablespace elsewhere (may be repeated)
+    #[arg(long, value_name = "OLD=NEW", value_parser = tablespace)]
+    tablespace_map: Vec<(PathBuf, PathBuf)>,
+}
+
+fn tablespace(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let (old, new) = text.split_once('=').ok_or("write it as OLD=NEW")?;
+    let (old, new) = (PathBuf::from(old), PathBuf::from(new));
+    if old.is_absolute() && new.is_absolute() {
+        Ok((old, new))
+    } else {
+        Err("both directories must be absolute".into())
+    }
+}
+
+#[derive(Serialize)]
+struct Document {
+    plan: PlanDocument,
+    directory: PathBuf,
+    bytes_written: u64,
+    bytes_kept: u64,
+    seconds: std::collections::BTreeMap<&'static str, f64>,
+    connect: Option<String>,
+}
+
+struct Bars {
+    files: Progress,
+    replay: Progress,
+    start: Offset,
+    cut: Offset,
+}
+
+impl Observer for Bars {
+    fn files(&self, done: u64, total: u64) {
+        self.files.set(done, Some(total));
+    }
+
+    fn replay(&self, at: Offset) {
+        self.files.finish();
+        self.replay.set(at.since(self.start), Some(self.cut.since(self.start)));
+    }
+}
+
+/// Plans, prints the plan, and carries it out.
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+    let planned = Planned::make(settings, &args.target).await?;
+    if !settings.json {
+        output::print(&planned.text())?;
+    }
+    let to = std::path::absolute(&args.to).map_err(|e| Error::io("find", &args.to, e))?;
+    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from)).max(1);
+    let request = Request {
+        jobs,
+        delta: args.delta,
+        tablespace_map: args.tablespace_map.clone(),
+        recover: !args.no_recover,
+        start: args.start,
+        bin_dir: args.bin_dir.clone(),
+        os_user: args.os_user.clone(),
+        fetch_command: fetch_command(settings)?,
+        to,
+    };
+    let bars = Arc::new(Bars {
+        files: Progress::bytes("base"),
+        replay: Progress::bytes("replay"),
+        start: planned.plan.base.start,
+        cut: planned.plan.cut,
+    });
+    let observer: Arc<dyn Observer> = bars.clone();
+    let opened = &planned.opened;
+    let result =
+        restore(&opened.archive, opened.engine.as_ref(), &planned.catalog, &planned.plan, &request, observer).await;
+    bars.files.finish();
+    bars.replay.finish();
+    let outcome = result?;
+    if settings.json {
+        output::print_json(&Document {
+            plan: planned.document(),
+            directory: request.to.clone(),
+            bytes_written: outcome.bytes_written,
+            bytes_kept: outcome.bytes_kept,
+            seconds: outcome.phases.iter().map(|(name, took)| (*name, took.as_secs_f64())).collect(),
+            connect: outcome.running.as_ref().map(|running| running.command.clone()),
+        })?;
+    } else {
+        output::print(&report(&planned, &request, &outcome))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(planned: &Planned, request: &Request, outcome: &Outcome) -> String {
+    let mut text = String::from("\n");
+    if request.recover {
+        text.push_str(&format!("restored             {}\n", request.to.display()));
+        text.push_str(&planned.transactions());
+    } else {
+        text.push_str(&format!("laid out             {}\n", request.to.display()));
+        text.push_str(
+            "next                 start PostgreSQL on it: it recovers by itself, and needs `pitr` in its PATH\n",
+        );
+    }
+    text.push_str(&format!("written              {}", size(outcome.bytes_written)));
+    if request.delta {
+        text.push_str(&format!(", {} kept", size(outcome.bytes_kept)));
+    }
+    let phases: Vec<String> = outcome.phases.iter().map(|(name, took)| format!("{name} {}", seconds(*took))).collect();
+    let total = outcome.phases.iter().map(|(_, took)| *took).sum();
+    text.push_str(&format!("\ntook                 {} ({})\n", seconds(total), phases.join(", ")));
+    if let Some(running) = &outcome.running {
+        text.push_str(&format!("running              {}\n", running.command));
+    }
+    text
+}
+
+/// The `restore_command` by which a server elsewhere gets its log from this archive.
+fn fetch_command(settings: &Settings) -> Result<String> {
+    let program = std::env::current_exe().map_err(|e| Error::failure("cannot find my own program").because(e))?;
+    let store = settings.store_url().unwrap_or_default();
+    let store = if store.contains("://") {
+        store.to_owned()
+    } else {
+        std::path::absolute(store).map_err(|e| Error::io("find", Path::new(store), e))?.display().to_string()
+    };
+    Ok(format!(
+        "{} --store {} --cluster {} wal-fetch %f \"%p\"",
+        quoted(&program.display().to_string()),
+        quoted(&store),
+        settings.cluster
+    ))
+}
+
+/// A word for the shell; `%` is doubled, for PostgreSQL replaces `%f` and `%p`.
+fn quoted(word: &str) -> String {
+    let word = word.replace('%', "%%");
+    let plain = word.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-:%".contains(&b));
+    if plain { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_safe_in_a_restore_command() {
+        assert_eq!(quoted("/usr/bin/pitr"), "/usr/bin/pitr");
+        assert_eq!(quoted("/a b/it's"), r"'/a b/it'\''s'");
+        assert_eq!(quoted("/50%f"), "/50%%f");
+    }
+
+    #[test]
+    fn a_tablespace_map_wants_two_absolute_directories() {
+        assert!(tablespace("/a=/b").is_ok());
+        assert!(tablespace("/a").is_err());
+        assert!(tablespace("a=/b").is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! `pitr status`: how archive and source stand now.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::Opened;
+use super::archive::{NAME, source_options};
+use super::output;
+use super::settings::Settings;
+use crate::error::Result;
+use crate::model::time::{Clock, SystemClock, Timestamp};
+
+/// Options of `pitr status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+#[derive(Serialize)]
+struct Document {
+    cluster: String,
+    store: String,
+    engine: String,
+    system: String,
+    timeline: Option<u32>,
+    archived_to: Option<String>,
+    newest_transaction: Option<Timestamp>,
+    confirmed: Option<Timestamp>,
+    confirmed_age_seconds: Option<f64>,
+    last_base: Option<String>,
+    last_base_ended: Option<Timestamp>,
+    gaps: usize,
+    source: Option<Source>,
+    slot: Option<String>,
+    source_error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Source {
+    version: String,
+    timeline: u32,
+    log_end: String,
+    standby: bool,
+    lag_bytes: u64,
+}
+
+/// Prints where archive and source stand. A source that cannot be reached is told, and
+/// is no failure: the archive is what `status` is about.
+pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
+    let opened = Opened::open(settings).await?;
+    let catalog = opened.catalog().await?;
+    let engine = opened.engine.as_ref();
+    let newest = catalog.timelines.iter().rev().find(|(_, log)| !log.segments.is_empty());
+    let end = newest.and_then(|(_, log)| log.segments.last());
+    let confirmed = newest.and_then(|(_, log)| log.confirmed);
+    let base = catalog.bases.last();
+    let mut document = Document {
+        cluster: settings.cluster.to_string(),
+        store: opened.archive.store.location(),
+        engine: opened.archive.identity.engine.clone(),
+        system: opened.archive.identity.system.clone(),
+        timeline: newest.map(|(timeline, _)| timeline.0),
+        archived_to: end.map(|segment| engine.position(segment.boundary).to_string()),
+        newest_transaction: newest.and_then(|(_, log)| log.segments.iter().filter_map(|s| s.times).map(|t| t.1).max()),
+        confirmed,
+        confirmed_age_seconds: confirmed.map(|time| micros_to_seconds(SystemClock.now().micros_since(time))),
+        last_base: base.map(|base| base.id.clone()),
+        last_base_ended: base.map(|base| base.ended),
+        gaps: catalog.timelines.values().map(|log| log.gaps.len()).sum(),
+        source: None,
+        slot: None,
+        source_error: None,
+    };
+    if let Some(url) = settings.source_if_any() {
+        let asked = async { engine.connect(url, &source_options(None)).await?.identify().await }.await;
+        match asked {
+            Ok(server) => {
+                let archived = end.map_or(crate::model::offset::Offset::ZERO, |segment| segment.boundary);
+                document.source = Some(Source {
+                    version: server.version,
+                    timeline: server.timeline.0,
+                    log_end: engine.position(server.log_end).to_string(),
+                    standby: server.standby,
+                    lag_bytes: server.log_end.since(archived),
+                });
+            }
+            Err(error) => document.source_error = Some(error.to_string()),
+        }
+        if document.source.is_some() {
+            let slot = settings.slot.clone().unwrap_or_else(|| NAME.to_owned());
+            let findings = engine.inspect(url, &source_options(Some(slot))).await?;
+            document.slot =
+                findings.into_iter().find(|finding| finding.subject == "slot").map(|finding| finding.message);
+        }
+    }
+    if settings.json {
+        output::print_json(&document)?;
+    } else {
+        output::print(&text(&document))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an age for people and dashboards")]
+fn micros_to_seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
+}
+
+fn text(document: &Document) -> String {
+    let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".into());
+    let time = |time: Option<Timestamp>| or_none(time.map(|t| t.to_string()));
+    let mut text = format!("cluster           {} in {}\n", document.cluster, document.store);
+    text.push_str(&format!("database          {} system {}\n", document.engine, document.system));
+    let timeline = document.timeline.map_or_else(String::new, |timeline| format!(" on timeline {timeline}"));
+    text.push_str(&format!("archived to       {}{timeline}\n", or_none(document.archived_to.clone())));
+    text.push_str(&format!("newest            {}\n", time(document.newest_transaction)));
+    let age = document.confirmed_age_seconds.map_or_else(String::new, |age| format!(" ({age:.1} s ago)"));
+    text.push_str(&format!("complete up to    {}{age}\n", time(document.confirmed)));
+    text.push_str(&format!("last base         {}\n", or_none(document.last_base.clone())));
+    text.push_str(&format!("gaps              {}\n", document.gaps));
+    match (&document.source, &document.source_error) {
+        (Some(source), _) => {
+            let role = if source.standby { "standby" } else { "primary" };
+            text.push_str(&format!(
+                "source            {role}, version {}, timeline {}, log ends at {}\nlag               {}\n",
+                source.version,
+                source.timeline,
+                source.log_end,
+                output::size(source.lag_bytes)
+            ));
+        }
+        (None, Some(error)) => text.push_str(&format!("source            unreachable: {error}\n")),
+        (None, None) => {}
+    }
+    if let Some(slot) = &document.slot {
+        text.push_str(&format!("slot              {slot}\n"));
+    }
+    text
+}

@@ -1,0 +1,230 @@
+//! `pitr verify`: proves that the archive is whole, and names what is not.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::Opened;
+use super::output::{self, Progress, size};
+use super::settings::Settings;
+use crate::base;
+use crate::catalog::layout::ObjectName;
+use crate::catalog::{Catalog, Holder, SegmentInfo};
+use crate::engine::{Detail, ScanStart, Scanner};
+use crate::error::{Error, Kind, Result};
+use crate::model::offset::Offset;
+use crate::model::timeline::TimelineId;
+use crate::plan;
+use crate::segment::read::{FooterRead, read_footer};
+use crate::store::Part;
+
+/// Bytes of a segment's end read at first: nearly every footer fits.
+const FOOTER_GUESS_BYTES: u64 = 4096;
+
+/// Options of `pitr verify`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Read and check every byte, not only names, footers and manifests
+    #[arg(long)]
+    read_data: bool,
+}
+
+#[derive(Serialize, Default)]
+struct Document {
+    sound: bool,
+    read_data: bool,
+    segments: u64,
+    bases: u64,
+    packs: u64,
+    bytes_read: u64,
+    gaps: Vec<String>,
+    problems: Vec<String>,
+}
+
+/// Walks everything. A gap is told; a damaged or missing object is exit 13.
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
+    let opened = Opened::open(settings).await?;
+    let mut walk = Walk { opened: &opened, read_data: args.read_data, found: Document::default() };
+    walk.footers().await?;
+    if walk.found.problems.is_empty() {
+        // A catalog can only be made from sound footers.
+        match opened.catalog().await {
+            Ok(catalog) => walk.catalog(&catalog).await?,
+            Err(error) if error.kind() == Kind::Corruption => walk.found.problems.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    let mut found = walk.found;
+    found.read_data = args.read_data;
+    found.sound = found.problems.is_empty();
+    if settings.json {
+        output::print_json(&found)?;
+    } else {
+        output::print(&text(&found))?;
+    }
+    match found.problems.len() {
+        0 => Ok(ExitCode::SUCCESS),
+        n => Err(Error::corruption(format!("{n} problems were found, the first: {}", found.problems[0])).hint(
+            "a new base backup (`pitr backup`) makes what comes after it restorable; `pitr list` shows what still is",
+        )),
+    }
+}
+
+struct Walk<'a> {
+    opened: &'a Opened,
+    read_data: bool,
+    found: Document,
+}
+
+impl Walk<'_> {
+    /// Takes note of a corruption and goes on; any other error ends the walk.
+    fn note<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == Kind::Corruption => {
+                self.found.problems.push(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every segment's footer, superseded ones too.
+    async fn footers(&mut self) -> Result<()> {
+        let archive = &self.opened.archive;
+        let mut names = Vec::new();
+        archive.store.list(&archive.layout.log(), None, false, &mut |object| names.push(object)).await?;
+        names.sort_by(|a, b| a.name.cmp(&b.name));
+        for object in names {
+            let Some(ObjectName::Segment { timeline, range, epoch, .. }) = archive.layout.parse(&object.name) else {
+                continue;
+            };
+            self.found.segments += 1;
+            let footer = self.footer(&object.name, timeline, range, epoch).await;
+            self.note(footer)?;
+        }
+        Ok(())
+    }
+
+    async fn footer(
+        &self,
+        name: &str,
+        timeline: TimelineId,
+        range: crate::model::offset::OffsetRange,
+        epoch: u32,
+    ) -> Result<()> {
+        let archive = &self.opened.archive;
+        let expected = archive.expected(timeline, range, epoch);
+        let mut want = FOOTER_GUESS_BYTES;
+        loop {
+            let Some(bytes) = archive.store.get(name, Part::Last(want)).await? else { return Ok(()) };
+            match read_footer(name, &expected, &bytes)? {
+                FooterRead::Done(_) => return Ok(()),
+                FooterRead::More(more) if more > want => want = more,
+                FooterRead::More(_) => return Err(Error::corruption(format!("{name} is too short for its footer"))),
+            }
+        }
+    }
+
+    async fn catalog(&mut self, catalog: &Catalog) -> Result<()> {
+        let engine = &self.opened.engine;
+        for (timeline, log) in &catalog.timelines {
+            for pair in log.segments.windows(2) {
+                let [before, after] = pair else { continue };
+                if before.range.end == after.range.start {
+                    continue;
+                }
+                let cause = log
+                    .gaps
+                    .iter()
+                    .find(|gap| gap.range.start <= before.range.end && after.range.start <= gap.range.end);
+                let place = format!(
+                    "timeline {}: from {} to {}",
+                    timeline.0,
+                    engine.position(before.range.end),
+                    engine.position(after.range.start)
+                );
+                match cause {
+                    Some(gap) => self.found.gaps.push(format!("{place} ({})", gap.cause)),
+                    None => self.found.problems.push(format!("{place}: log is missing, and no gap was recorded")),
+                }
+            }
+            if self.read_data {
+                self.log(*timeline, &log.segments).await?;
+            }
+        }
+        for info in &catalog.bases {
+            self.found.bases += 1;
+            let checked = base::verify::verify(&self.opened.archive, &info.id, self.read_data).await;
+            if let Some(checked) = self.note(checked)? {
+                self.found.packs += checked.packs;
+                self.found.bytes_read += checked.bytes_read;
+            }
+            if !plan::restorable(catalog, &info.id) {
+                self.found.gaps.push(format!("base {} cannot be restored: its log is not archived", info.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every byte of a timeline's log, and in it every record.
+    async fn log(&mut self, timeline: TimelineId, segments: &[SegmentInfo]) -> Result<()> {
+        let progress = Progress::bytes("log");
+        let total = segments.iter().map(|s| s.range.len()).sum();
+        let mut done = 0;
+        let mut scanner: Option<Box<dyn Scanner>> = None;
+        for segment in segments {
+            let raw = self.opened.archive.raw(timeline, segment).await;
+            let Some(raw) = self.note(raw)? else {
+                scanner = None;
+                continue;
+            };
+            let mut reader = match scanner.take() {
+                Some(scanner) if scanner.offset() == segment.range.start => scanner,
+                _ => self.fresh(timeline, segment.range.start),
+            };
+            let read = reader.feed(&raw, &mut Vec::new());
+            let name = self.opened.archive.object_of(timeline, segment);
+            if self.note(read.map_err(|e| e.context(name)))?.is_some() {
+                scanner = Some(reader);
+            }
+            done += raw.len() as u64;
+            self.found.bytes_read += raw.len() as u64;
+            progress.set(done, Some(total));
+            debug_assert!(
+                segment.holder != Holder::Tail || segment.range.len() == raw.len() as u64,
+                "a tail is read to its end"
+            );
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    fn fresh(&self, timeline: TimelineId, start: Offset) -> Box<dyn Scanner> {
+        let identity = &self.opened.archive.identity;
+        let at = if start.0.is_multiple_of(identity.log_file_bytes) {
+            ScanStart::LogFile(start)
+        } else {
+            ScanStart::Boundary(start)
+        };
+        self.opened.engine.scanner(identity, timeline, at, Detail::Marks)
+    }
+}
+
+fn text(found: &Document) -> String {
+    let depth = if found.read_data {
+        format!("every byte ({})", size(found.bytes_read))
+    } else {
+        "names, footers and manifests".into()
+    };
+    let mut text =
+        format!("checked {depth}: {} segments, {} base backups, {} packs\n", found.segments, found.bases, found.packs);
+    for gap in &found.gaps {
+        text.push_str(&format!("gap      {gap}\n"));
+    }
+    for problem in &found.problems {
+        text.push_str(&format!("problem  {problem}\n"));
+    }
+    text.push_str(if found.problems.is_empty() { "the archive is sound\n" } else { "the archive is damaged\n" });
+    text
+}

@@ -1,0 +1,202 @@
+//! From a laid-out base and the log to a cleanly shut down data directory at the cut.
+//!
+//! A private server replays. It listens on a socket in a directory that only its user may
+//! enter, takes its settings from us and not from the restored files, and is shown the
+//! log up to the cut and not a byte more: what lies behind the cut is zeros, so that
+//! recovery ends there by itself, whether or not the archive holds more. The server
+//! then begins a new timeline and writes down where it left the old one; that place must
+//! be the cut, or the restore has failed.
+//!
+//! For the time of the replay the server runs without fsync and with large buffers.
+//! Whoever moves the directory to its final name syncs it first.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use super::files::PostgresLogFiles;
+use super::wal::name::format_lsn;
+use crate::engine::{LogFile, LogFiles, LogReader, Recovery, RecoveryJob, ReplayProgress, Running};
+use crate::error::{Error, Kind, Result};
+use crate::model::offset::Offset;
+use crate::model::timeline::TimelineId;
+
+mod programs;
+mod server;
+mod stage;
+
+pub use programs::{OsUser, Programs};
+use server::PrivateServer;
+use stage::Stage;
+
+/// The size of a WAL page (`XLOG_BLCKSZ`).
+const PAGE: u64 = 8192;
+
+/// The longest page header (`SizeOfXLogLongPHD`).
+const PAGE_HEADER_MAX: u64 = 40;
+
+/// Recovery of PostgreSQL.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PostgresRecovery;
+
+#[async_trait]
+impl Recovery for PostgresRecovery {
+    fn preflight(&self, job: &RecoveryJob) -> Result<()> {
+        Programs::find(job)?;
+        OsUser::resolve(job)?;
+        Ok(())
+    }
+
+    async fn run(&self, job: &RecoveryJob, log: Box<dyn LogReader>, progress: ReplayProgress<'_>) -> Result<()> {
+        let programs = Programs::find(job)?;
+        let user = OsUser::resolve(job)?;
+        ready_directory(job)?;
+        fs::create_dir_all(&job.scratch).map_err(|e| Error::io("create", &job.scratch, e))?;
+        let stage = Stage::create(job)?;
+        let control = programs.control_data(&job.dir, &user)?;
+        user.own(&job.dir)?;
+        user.own(&job.scratch)?;
+        let server = PrivateServer::start(job, &programs, &user, &server::replay_settings(job, &control, &stage))?;
+        let fed = stage.feed(job, &user, log, progress);
+        let server = server.replayed(fed).await?;
+        progress(job.cut);
+        server.stop().await?;
+        check_end(job)?;
+        tidy(&job.dir)
+    }
+
+    fn lay_out(&self, job: &RecoveryJob, fetch_command: &str) -> Result<()> {
+        let user = OsUser::resolve(job)?;
+        ready_directory(job)?;
+        for history in &job.histories {
+            if history.timeline == job.timeline {
+                let name = PostgresLogFiles::new(&job.identity).history_name(history.timeline);
+                let path = job.dir.join("pg_wal").join(name);
+                fs::write(&path, &history.native).map_err(|e| Error::io("write", &path, e))?;
+            }
+        }
+        let path = job.dir.join("postgresql.auto.conf");
+        let before = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(Error::io("read", &path, error)),
+        };
+        let mut text = without_recovery_settings(&before);
+        text.push_str("# Written by pitr restore --no-recover. Remove once recovered.\n");
+        text.push_str(&format!("restore_command = '{}'\n", fetch_command.replace('\'', "''")));
+        text.push_str(&format!("recovery_target_timeline = '{}'\n", job.timeline.0));
+        if job.more_follows {
+            text.push_str(&format!("recovery_target_lsn = '{}'\n", format_lsn(job.cut)));
+            text.push_str("recovery_target_inclusive = 'off'\n");
+            text.push_str("recovery_target_action = 'promote'\n");
+        }
+        fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
+        user.own(&job.dir)
+    }
+
+    async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<Running> {
+        let programs = Programs::find(job)?;
+        let user = OsUser::resolve(job)?;
+        server::start_and_leave(job, &programs, &user, dir).await
+    }
+}
+
+/// Asks for archive recovery, and makes sure that no setting that came with the base can
+/// send the restored cluster to its source's standbys or archive.
+fn ready_directory(job: &RecoveryJob) -> Result<()> {
+    let standby = job.dir.join("standby.signal");
+    if standby.exists() {
+        fs::remove_file(&standby).map_err(|e| Error::io("remove", &standby, e))?;
+    }
+    let signal = job.dir.join("recovery.signal");
+    fs::write(&signal, b"").map_err(|e| Error::io("write", &signal, e))
+}
+
+/// The settings of `text` less those that steer recovery.
+fn without_recovery_settings(text: &str) -> String {
+    let steers = |line: &str| {
+        let key = line.split(['=', ' ', '\t']).next().unwrap_or_default().trim();
+        key.starts_with("recovery_target")
+            || matches!(key, "restore_command" | "primary_conninfo" | "primary_slot_name")
+    };
+    text.lines().filter(|line| !steers(line.trim_start())).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The server says where it left the timeline it replayed: that must be the cut.
+fn check_end(job: &RecoveryJob) -> Result<()> {
+    let files = PostgresLogFiles::new(&job.identity);
+    let wal = job.dir.join("pg_wal");
+    let mut newest: Option<(TimelineId, PathBuf)> = None;
+    for entry in fs::read_dir(&wal).map_err(|e| Error::io("read", &wal, e))? {
+        let entry = entry.map_err(|e| Error::io("read", &wal, e))?;
+        if let Some(LogFile::History(timeline)) = entry.file_name().to_str().and_then(|name| files.parse(name))
+            && timeline > job.timeline
+            && newest.as_ref().is_none_or(|(known, _)| timeline > *known)
+        {
+            newest = Some((timeline, entry.path()));
+        }
+    }
+    let Some((timeline, path)) = newest else {
+        return Err(Error::failure(format!("the recovered cluster in {} began no new timeline", job.dir.display())));
+    };
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let history = files.parse_history(timeline, &text)?;
+    let left = history.ancestors.last().map(|parent| (parent.timeline, parent.switch));
+    match left {
+        Some((parent, at)) if parent == job.timeline && same_place(at, job.cut) => Ok(()),
+        Some((parent, at)) => Err(Error::new(
+            Kind::Corruption,
+            format!(
+                "replay ended at {} of timeline {} and not at {} of timeline {}",
+                format_lsn(at),
+                parent.0,
+                format_lsn(job.cut),
+                job.timeline.0
+            ),
+        )
+        .hint("the server found the log unsound there; `pitr verify --read-data` tells which object is damaged")),
+        None => Err(Error::failure(format!("{} names no parent timeline", path.display()))),
+    }
+}
+
+/// A record that ends with its page is followed by one that begins behind the next page's
+/// header: both offsets are the same place.
+fn same_place(end: Offset, start: Offset) -> bool {
+    end == start || (end < start && end.0.is_multiple_of(PAGE) && start.since(end) <= PAGE_HEADER_MAX)
+}
+
+/// Removes what only the restore needed. Stray histories must go: a standby of this
+/// cluster would take them for its own future.
+fn tidy(dir: &Path) -> Result<()> {
+    for name in ["backup_label.old", "tablespace_map.old", "backup_manifest"] {
+        let path = dir.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("remove", &path, error)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_header_between_two_records_is_no_difference() {
+        assert!(same_place(Offset(0x2000), Offset(0x2018)));
+        assert!(same_place(Offset(0x100_0000), Offset(0x100_0028)));
+        assert!(same_place(Offset(0x2345), Offset(0x2345)));
+        assert!(!same_place(Offset(0x2008), Offset(0x2020)));
+        assert!(!same_place(Offset(0x2018), Offset(0x2000)));
+        assert!(!same_place(Offset(0x2000), Offset(0x2030)));
+    }
+
+    #[test]
+    fn settings_that_steer_recovery_are_dropped_and_others_kept() {
+        let text = "work_mem = '4MB'\nrestore_command = 'x'\n recovery_target_time='y'\nprimary_conninfo = 'z'\n";
+        assert_eq!(without_recovery_settings(text), "work_mem = '4MB'\n");
+    }
+}

@@ -1,0 +1,301 @@
+//! A private server: nobody else can reach it, and it heeds no setting but ours.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::future::Future;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::process::Child;
+
+use super::programs::{OsUser, Programs};
+use super::stage::Stage;
+use crate::engine::{RecoveryJob, Running};
+use crate::error::{Error, Kind, Result};
+
+/// How often the server's state is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long a server may take to shut down.
+const STOP_MAX: Duration = Duration::from_secs(600);
+
+/// The line of `postmaster.pid` that holds the state (`LOCK_FILE_LINE_PM_STATUS`,
+/// `src/include/utils/pidfile.h`).
+const STATUS_LINE: usize = 8;
+
+/// Settings of the server that replays, as `name=value`. Given on the command line, which
+/// nothing in the restored directory can override.
+pub(super) fn replay_settings(job: &RecoveryJob, control: &HashMap<String, String>, stage: &Stage) -> Vec<String> {
+    // Recovery needs at least what the source had.
+    let at_least = |key: &str, least: u64| -> u64 {
+        control.get(key).and_then(|value| value.parse().ok()).unwrap_or(least).max(least)
+    };
+    let wal_level = control.get("wal_level setting").map_or("replica", String::as_str);
+    let mut settings: Vec<String> = [
+        "fsync=off",
+        "synchronous_commit=off",
+        "hot_standby=off",
+        "autovacuum=off",
+        "archive_mode=off",
+        "bgwriter_lru_maxpages=0",
+        "checkpoint_timeout=1d",
+        "max_wal_size=16GB",
+        "wal_recycle=off",
+        "wal_init_zero=off",
+        // Turning it off would throw away the commit times kept so far.
+        "track_commit_timestamp=on",
+        "recovery_target=",
+        "recovery_target_time=",
+        "recovery_target_lsn=",
+        "recovery_target_xid=",
+        "recovery_target_name=",
+        "recovery_min_apply_delay=0",
+        "recovery_end_command=",
+        "archive_cleanup_command=",
+        "primary_conninfo=",
+        "primary_slot_name=",
+        "synchronous_standby_names=",
+        "wal_consistency_checking=",
+    ]
+    .map(String::from)
+    .into();
+    settings.push(format!("recovery_target_timeline={}", job.timeline.0));
+    settings.push(format!("restore_command={}", stage.command()));
+    settings.push(format!("wal_level={wal_level}"));
+    settings.push(format!("shared_buffers={}MB", shared_buffers_mib()));
+    settings.push(format!("max_connections={}", at_least("max_connections setting", 20)));
+    settings.push(format!("max_worker_processes={}", at_least("max_worker_processes setting", 8)));
+    settings.push(format!("max_wal_senders={}", at_least("max_wal_senders setting", 0)));
+    settings.push(format!("max_prepared_transactions={}", at_least("max_prepared_xacts setting", 64)));
+    settings.push(format!("max_locks_per_transaction={}", at_least("max_locks_per_xact setting", 64)));
+    settings.extend(private_settings());
+    settings
+}
+
+/// Settings that keep a server to itself.
+fn private_settings() -> Vec<String> {
+    [
+        "listen_addresses=",
+        "port=5432",
+        "unix_socket_permissions=0700",
+        "ssl=off",
+        "shared_preload_libraries=",
+        "session_preload_libraries=",
+        "local_preload_libraries=",
+        "logging_collector=off",
+        "log_destination=stderr",
+        "restart_after_crash=off",
+        "max_logical_replication_workers=0",
+        "jit=off",
+    ]
+    .map(String::from)
+    .into()
+}
+
+/// A quarter of the machine's memory, as for a dedicated server, within sensible ends.
+fn shared_buffers_mib() -> u64 {
+    let info = rustix::system::sysinfo();
+    #[expect(clippy::useless_conversion, reason = "the width differs between platforms")]
+    let total = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    (total / 4 / (1 << 20)).clamp(64, 8192)
+}
+
+/// A running private server. Dropping it kills it.
+pub(super) struct PrivateServer {
+    child: Child,
+    socket: PathBuf,
+    dir: PathBuf,
+    log: PathBuf,
+}
+
+impl PrivateServer {
+    /// Starts a server on the job's directory.
+    ///
+    /// # Errors
+    /// When it cannot be started at all.
+    pub(super) fn start(job: &RecoveryJob, programs: &Programs, user: &OsUser, settings: &[String]) -> Result<Self> {
+        let log = job.scratch.join("server.log");
+        let mut command = Command::new(programs.path("postgres"));
+        command.arg("-D").arg(&job.dir);
+        let socket = socket_directory(user)?;
+        for (name, value) in private_files(&job.scratch, &socket, user)? {
+            command.arg("-c").arg(format!("{name}={}", value.display()));
+        }
+        for setting in settings {
+            command.arg("-c").arg(setting);
+        }
+        let out = File::create(&log).map_err(|e| Error::io("create", &log, e))?;
+        let err = out.try_clone().map_err(|e| Error::io("open", &log, e))?;
+        command.stdin(Stdio::null()).stdout(out).stderr(err).env("LC_MESSAGES", "C").current_dir(&job.scratch);
+        clear_environment(&mut command);
+        user.apply(&mut command);
+        let child = tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| Error::io("start", &programs.path("postgres"), e))?;
+        Ok(Self { child, socket, dir: job.dir.clone(), log })
+    }
+
+    /// Waits until the server has replayed all it was given and accepts connections,
+    /// while `feed` gives it the log.
+    ///
+    /// # Errors
+    /// From `feed`, or with the server's own words when it gave up.
+    pub(super) async fn replayed(mut self, feed: impl Future<Output = Result<()>>) -> Result<Self> {
+        let mut feed = std::pin::pin!(feed);
+        let mut fed = false;
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            tokio::select! {
+                result = &mut feed, if !fed => {
+                    result?;
+                    fed = true;
+                }
+                status = self.child.wait() => {
+                    let status = status.map_err(|e| Error::failure("cannot wait for the private server").because(e))?;
+                    return Err(self.gave_up(&format!("ended with {status}")));
+                }
+                _ = look.tick() => {
+                    if fed && state(&self.dir).as_deref() == Some("ready") {
+                        return Ok(self);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Shuts the server down cleanly.
+    ///
+    /// # Errors
+    /// When it does not end, or not well.
+    pub(super) async fn stop(mut self) -> Result<()> {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            rustix::process::kill_process(pid, rustix::process::Signal::INT)
+                .map_err(|e| Error::failure("cannot stop the private server").because(std::io::Error::from(e)))?;
+        }
+        match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(self.gave_up(&format!("did not shut down cleanly: {status}"))),
+            Ok(Err(error)) => Err(Error::failure("cannot wait for the private server").because(error)),
+            Err(_) => Err(self.gave_up(&format!("did not shut down within {} s", STOP_MAX.as_secs()))),
+        }
+    }
+
+    fn gave_up(&self, what: &str) -> Error {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let telling: Vec<&str> = text
+            .lines()
+            .filter(|line| ["FATAL", "PANIC", "ERROR", "HINT", "DETAIL"].iter().any(|word| line.contains(word)))
+            .collect();
+        let from = telling.len().saturating_sub(6);
+        let said = telling.get(from..).unwrap_or_default().join("\n    ");
+        let said = if said.is_empty() { text.lines().last().unwrap_or_default().to_owned() } else { said };
+        Error::new(Kind::Failure, format!("the private server {what}:\n    {said}"))
+            .hint(format!("its whole log is in {}", self.log.display()))
+    }
+}
+
+impl Drop for PrivateServer {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.socket);
+    }
+}
+
+/// A directory for the socket that only its owner may enter. Not beside the data: a
+/// socket's path may be no longer than about 100 bytes.
+fn socket_directory(user: &OsUser) -> Result<PathBuf> {
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700);
+    for _ in 0..100 {
+        let dir = std::env::temp_dir().join(format!("pitr-{:08x}", rand::random::<u32>()));
+        match builder.create(&dir) {
+            Ok(()) => {
+                user.own(&dir)?;
+                return Ok(dir);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io("create", &dir, error)),
+        }
+    }
+    Err(Error::failure("no free name for a socket directory was found"))
+}
+
+/// Files that stand in for the restored ones: settings from nobody, access for the
+/// server's own user only.
+fn private_files(scratch: &Path, socket: &Path, user: &OsUser) -> Result<Vec<(&'static str, PathBuf)>> {
+    let conf = scratch.join("postgresql.conf");
+    let hba = scratch.join("pg_hba.conf");
+    let ident = scratch.join("pg_ident.conf");
+    for (path, text) in [(&conf, ""), (&hba, "local all all trust\n"), (&ident, "")] {
+        fs::write(path, text).map_err(|e| Error::io("write", path, e))?;
+        user.own(path)?;
+    }
+    let socket = socket.to_owned();
+    Ok(vec![("config_file", conf), ("hba_file", hba), ("ident_file", ident), ("unix_socket_directories", socket)])
+}
+
+/// Takes away what would steer the server or its clients elsewhere.
+fn clear_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("PITR_")) {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// The state the server has written into `postmaster.pid`.
+fn state(dir: &Path) -> Option<String> {
+    let text = fs::read_to_string(dir.join("postmaster.pid")).ok()?;
+    text.lines().nth(STATUS_LINE - 1).map(|line| line.trim().to_owned())
+}
+
+/// Starts the recovered directory for somebody to look at, reachable through a private
+/// socket only, and leaves it running. Gives the command that connects.
+///
+/// # Errors
+/// With the server's own words when it does not start.
+pub(super) async fn start_and_leave(
+    job: &RecoveryJob,
+    programs: &Programs,
+    user: &OsUser,
+    dir: &Path,
+) -> Result<Running> {
+    let scratch = &job.scratch;
+    fs::create_dir_all(scratch).map_err(|e| Error::io("create", scratch, e))?;
+    user.own(scratch)?;
+    let log = scratch.join("server.log");
+    let mut options = String::new();
+    let socket = socket_directory(user)?;
+    for (name, path) in private_files(scratch, &socket, user)? {
+        if name == "config_file" && dir.join("postgresql.conf").exists() {
+            continue;
+        }
+        options.push_str(&format!(" -c {name}='{}'", path.display()));
+    }
+    for setting in private_settings().into_iter().chain([String::from("archive_mode=off")]) {
+        options.push_str(&format!(" -c {}", setting.replace('=', "='") + "'"));
+    }
+    let mut command = Command::new(programs.path("pg_ctl"));
+    command.arg("-D").arg(dir).arg("-l").arg(&log).arg("-o").arg(options).args(["-w", "start"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir(scratch);
+    clear_environment(&mut command);
+    user.apply(&mut command);
+    let status = tokio::process::Command::from(command)
+        .status()
+        .await
+        .map_err(|e| Error::io("start", &programs.path("pg_ctl"), e))?;
+    if !status.success() {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let said = text.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n    ");
+        return Err(Error::failure(format!("the recovered server does not start:\n    {said}"))
+            .hint(format!("its whole log is in {}", log.display())));
+    }
+    let socket = socket.display();
+    Ok(Running {
+        url: format!("postgres:///postgres?host={socket}&port=5432"),
+        command: format!("psql -h {socket} -p 5432 -d postgres"),
+    })
+}

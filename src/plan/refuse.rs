@@ -1,0 +1,179 @@
+//! The planner's refusals and notes: what it says, not what it decides.
+
+use crate::model::offset::Offset;
+use crate::model::time::Timestamp;
+
+use super::chain::Reach;
+use super::refusal::{Refusal, Why};
+use super::{Planner, window};
+
+const EVERYTHING: &str = "use `--target latest` for everything the archive holds";
+
+impl Planner<'_> {
+    /// No base backup on the path can be made consistent.
+    pub(super) fn no_base(&self) -> Refusal {
+        let leaf = self.path.leaf();
+        let Some(reach) = self.reaches.last() else {
+            return Refusal::new(Why::NoBase, format!("no base backup leads to timeline {leaf}"))
+                .hint("take one with `pitr backup`");
+        };
+        let base = reach.base;
+        match &reach.missing {
+            Some(missing) => Refusal::new(
+                Why::NoBase,
+                format!("base backup {} needs the log up to {}, but {missing}", base.id, base.end),
+            )
+            .hint("take a new base backup with `pitr backup`"),
+            None => Refusal::new(
+                Why::NoBase,
+                format!(
+                    "base backup {} needs the log up to {}, and the archive ends at {}",
+                    base.id, base.end, reach.boundary
+                ),
+            )
+            .hint("does `pitr archive` run? see `pitr status`"),
+        }
+    }
+
+    /// There is log behind a gap, and no base backup to begin with there.
+    pub(super) fn broken(&self, reach: &Reach<'_>, missing: &super::Missing) -> Refusal {
+        let refusal = Refusal::new(Why::InGap, format!("there is log after a gap but no base backup: {missing}"))
+            .hint("take a new base backup with `pitr backup`");
+        refusal.nearest(reach.known.filter(|known| *known >= reach.base.ended), None)
+    }
+
+    /// No base backup gives this time.
+    pub(super) fn no_time(&self, time: Timestamp) -> Refusal {
+        let windows = window::of(&self.path, &self.reaches);
+        let before = windows.iter().filter(|w| w.to < time).map(|w| w.to).max();
+        let after = windows.iter().filter(|w| w.from > time).map(|w| w.from).min();
+        let Some(first) = self.reaches.iter().filter(|reach| reach.usable()).map(|reach| reach.base.ended).min() else {
+            return self.no_base();
+        };
+        let refusal = if windows.iter().any(|w| w.from <= time && time <= w.to) {
+            Refusal::new(
+                Why::ClockWentBack,
+                format!("the first transaction after {time} lies before any base backup is consistent, for the source's clock went back there"),
+            )
+            .hint("choose the place in the log with `pitr log` and give it as an exact position")
+        } else if time > self.now {
+            Refusal::new(Why::Future, format!("{time} is in the future: it is {} now", self.now)).hint(EVERYTHING)
+        } else if time < first {
+            Refusal::new(
+                Why::BeforeFirstBase,
+                format!(
+                    "{time} is before the first base backup that leads to timeline {}, which ended at {first}",
+                    self.path.leaf()
+                ),
+            )
+        } else if let Some(missing) = windows.iter().rev().find(|w| w.to < time).and_then(|w| w.missing.as_ref()) {
+            Refusal::new(Why::InGap, format!("{time} is in a gap: {missing}"))
+        } else {
+            let end = before.map_or_else(
+                || "no time is known to be complete yet".to_owned(),
+                |before| format!("its log is complete up to {before}"),
+            );
+            Refusal::new(Why::AfterEnd, format!("{time} is after the end of the archive: {end}")).hint(EVERYTHING)
+        };
+        self.elsewhere(refusal.nearest(before, after), time)
+    }
+
+    /// Names other timelines that hold the time.
+    fn elsewhere(&self, refusal: Refusal, time: Timestamp) -> Refusal {
+        let others =
+            self.catalog.timelines.iter().filter(|(id, log)| !log.segments.is_empty() && **id != self.path.leaf());
+        let holding = others.filter_map(|(id, _)| {
+            let windows = super::windows(self.catalog, *id).ok()?;
+            windows.iter().any(|w| w.from <= time && time <= w.to).then_some(*id)
+        });
+        holding.fold(refusal, |refusal, id| {
+            refusal.hint(format!("timeline {id} holds that time: use `--target-timeline {id}`"))
+        })
+    }
+
+    /// A cut is known, but no base backup leads there.
+    pub(super) fn no_offset(&self, cut: Offset, what: &str) -> Refusal {
+        let Some(first) = self.reaches.iter().find(|reach| reach.usable()) else { return self.no_base() };
+        if cut < first.base.end {
+            return Refusal::new(
+                Why::BeforeFirstBase,
+                format!("{what} lies at {cut}, before the first base backup is consistent, at {}", first.base.end),
+            )
+            .nearest(None, Some(first.base.ended));
+        }
+        let broken =
+            self.reaches.iter().rev().filter(|reach| reach.base.end <= cut).find_map(|reach| reach.missing.as_ref());
+        match broken {
+            Some(missing) => {
+                Refusal::new(Why::InGap, format!("{what} lies at {cut}, which no base backup reaches: {missing}"))
+            }
+            None => Refusal::new(Why::AfterEnd, format!("{what} lies at {cut}, after the end of the archive"))
+                .hint(EVERYTHING),
+        }
+    }
+
+    /// No restore point of that name is on the path.
+    pub(super) fn no_name(&self, name: &str) -> Refusal {
+        let points =
+            || self.catalog.timelines.iter().flat_map(|(id, log)| log.restore_points.iter().map(move |p| (*id, p)));
+        let leaf = self.path.leaf();
+        let refusal = Refusal::new(
+            Why::Unknown,
+            format!("restore point {name:?} is not in the archive's log of timeline {leaf}"),
+        );
+        if let Some((timeline, _)) = points().find(|(_, p)| p.name == name) {
+            return refusal.hint(format!("timeline {timeline} holds one: use `--target-timeline {timeline}`"));
+        }
+        let mut newest: Vec<_> = points().map(|(_, p)| p).collect();
+        newest.sort_by_key(|p| std::cmp::Reverse(p.time));
+        match newest.as_slice() {
+            [] => refusal.hint("the archive holds no restore point"),
+            some => {
+                let names: Vec<String> = some.iter().take(5).map(|p| format!("{:?} of {}", p.name, p.time)).collect();
+                refusal.hint(format!("the newest restore points are {}", names.join(", ")))
+            }
+        }
+    }
+
+    /// The locator's point is not in any log that can be replayed.
+    pub(super) fn no_native(&self, term: &str, value: &str) -> Refusal {
+        if !self.reaches.iter().any(Reach::usable) {
+            return self.no_base();
+        }
+        let windows = window::of(&self.path, &self.reaches);
+        let refusal = Refusal::new(
+            Why::Unknown,
+            format!("{term} {value} is not in the log that can be restored on timeline {}", self.path.leaf()),
+        );
+        let ranges: Vec<String> = windows.iter().map(|w| w.range.to_string()).collect();
+        if ranges.is_empty() {
+            refusal.hint(EVERYTHING)
+        } else {
+            refusal.hint(format!("that log is {}", ranges.join(", ")))
+        }
+    }
+
+    /// Base backups between the chosen one and the cut that could not be used.
+    pub(super) fn passed_over(&self, chosen: usize, cut: Offset) -> Option<String> {
+        let skipped =
+            self.reaches.iter().skip(chosen + 1).rev().find(|reach| reach.base.end <= cut && !reach.usable())?;
+        Some(format!("base backup {} is newer but cannot be used: its log is not complete", skipped.base.id))
+    }
+
+    /// What to say when a time takes in the whole log.
+    pub(super) fn whole_log(&self, reach: &Reach<'_>, time: Timestamp) -> Vec<String> {
+        match &reach.missing {
+            Some(missing) => vec![format!(
+                "{time} is the time of the last transaction before a gap; whether another one ended at that very moment is not known: {missing}"
+            )],
+            None => vec!["no later transaction is in the archive: the cut is the end of its log".to_owned()],
+        }
+    }
+
+    /// A recorded gap that begins where the log ends, with nothing behind it yet.
+    pub(super) fn gap_at_end(&self, reach: &Reach<'_>) -> Vec<String> {
+        let log = self.catalog.timelines.get(&self.path.leaf());
+        let gap = log.and_then(|log| log.gaps.iter().find(|gap| gap.range.end > reach.end));
+        gap.map(|gap| format!("log {} is known to be missing: {}", gap.range, gap.cause)).into_iter().collect()
+    }
+}

@@ -1,0 +1,145 @@
+//! One of the server's own log files, put together from the archive.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::catalog::archive::Archive;
+use crate::catalog::layout::ObjectName;
+use crate::catalog::{Holder, SegmentInfo};
+use crate::error::{Error, Kind, Result};
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::timeline::{History, TimelineId};
+use crate::store::Part;
+
+/// What the archive holds of one timeline, by object names alone: no footer is read, for
+/// a server waits for each file.
+pub struct TimelineFiles {
+    archive: Archive,
+    timeline: TimelineId,
+    /// By start, then widest first.
+    segments: Vec<SegmentInfo>,
+}
+
+/// How much of a log file the archive holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// All of it.
+    Whole(Vec<SegmentInfo>),
+    /// Its beginning, up to the archive's end on this timeline.
+    Beginning(Vec<SegmentInfo>),
+    /// Nothing, and nothing behind it either: the timeline has no such log.
+    Nothing,
+    /// Bytes are missing from here on, though the archive holds log behind them.
+    Hole(Offset),
+}
+
+impl TimelineFiles {
+    /// Lists what the archive holds of `timeline`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn list(archive: &Archive, timeline: TimelineId) -> Result<Self> {
+        let mut segments = Vec::new();
+        let tail_bytes = archive.identity.log_file_bytes;
+        let mut see = |object: crate::store::ObjectInfo| match archive.layout.parse(&object.name) {
+            Some(ObjectName::Segment { range, epoch, codec, .. }) => {
+                segments.push(by_name(range, epoch, Holder::Segment(codec)));
+            }
+            Some(ObjectName::Tail { start, epoch, .. }) => {
+                let end = Offset(start.0 + object.bytes.min(tail_bytes));
+                segments.push(by_name(OffsetRange::new(start, end), epoch, Holder::Tail));
+            }
+            _ => {}
+        };
+        archive.store.list(&archive.layout.timeline(timeline), None, true, &mut see).await?;
+        // Closed segments before tails, so that a sealed tail never hides its segment.
+        segments.sort_by_key(|s| (s.range.start, s.holder == Holder::Tail, std::cmp::Reverse((s.range.end, s.epoch))));
+        Ok(Self { archive: archive.clone(), timeline, segments })
+    }
+
+    /// What the archive holds of a range.
+    #[must_use]
+    pub fn holding(&self, range: OffsetRange) -> Holding {
+        let mut parts: Vec<SegmentInfo> = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let here = self.segments.iter().filter(|s| s.range.contains(at));
+            let best = here.max_by_key(|s| (s.holder != Holder::Tail, s.range.end, s.epoch));
+            let Some(best) = best else { break };
+            parts.push(*best);
+            at = best.range.end;
+            if best.holder == Holder::Tail {
+                break;
+            }
+        }
+        let more = self.segments.iter().any(|s| s.range.start >= at && s.range.start >= range.start);
+        let before = self.segments.iter().any(|s| s.range.end <= range.start);
+        match (parts.is_empty(), more) {
+            _ if at >= range.end && parts.iter().all(|p| p.holder != Holder::Tail) => Holding::Whole(parts),
+            (false, false) => Holding::Beginning(parts),
+            (false, true) => Holding::Hole(at),
+            (true, true) if before => Holding::Hole(at),
+            (true, _) => Holding::Nothing,
+        }
+    }
+
+    /// Writes `range` to `path`, verified, as a file of exactly `range`'s length: what the
+    /// archive does not hold at its end is zeros. Complete under its name or not there.
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] when a segment is damaged; otherwise what the disk said.
+    pub async fn write(&self, range: OffsetRange, parts: &[SegmentInfo], path: &Path) -> Result<()> {
+        let partial = partial_name(path);
+        let result = self.write_to(range, parts, &partial).await;
+        let result = result.and_then(|()| fs::rename(&partial, path).map_err(|e| Error::io("rename", &partial, e)));
+        if result.is_err() {
+            let _ = fs::remove_file(&partial);
+        }
+        result
+    }
+
+    async fn write_to(&self, range: OffsetRange, parts: &[SegmentInfo], path: &Path) -> Result<()> {
+        let failed = |e| Error::io("write", path, e);
+        let mut out = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
+        for part in parts {
+            let bytes = self.archive.raw(self.timeline, part).await?;
+            let Some(wanted) = range.intersection(part.range) else { continue };
+            let from = usize::try_from(wanted.start.since(part.range.start)).unwrap_or(usize::MAX);
+            let to = usize::try_from(wanted.end.since(part.range.start)).unwrap_or(usize::MAX);
+            out.write_all(bytes.get(from..to).unwrap_or_default()).map_err(failed)?;
+        }
+        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.set_len(range.len()).map_err(failed)?;
+        file.sync_data().map_err(failed)
+    }
+}
+
+/// A segment of which only the name is known.
+fn by_name(range: OffsetRange, epoch: u32, holder: Holder) -> SegmentInfo {
+    SegmentInfo { range, boundary: range.end, epoch, transactions: 0, times: None, ids: None, holder }
+}
+
+fn partial_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".pitr-partial");
+    path.with_file_name(name)
+}
+
+/// Reads a timeline's history from the archive.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it cannot be read.
+pub async fn history(archive: &Archive, timeline: TimelineId) -> Result<Option<History>> {
+    let name = archive.layout.name(&ObjectName::History(timeline));
+    let Some(bytes) = archive.store.get(&name, Part::All).await? else { return Ok(None) };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::corruption(format!("{name} in {} cannot be read", archive.store.location())).because(e))
+}
+
+/// The error for a log file of which the archive holds nothing.
+#[must_use]
+pub fn absent(name: &str) -> Error {
+    Error::new(Kind::Absent, format!("log file {name} is not in the archive, nor any log behind it"))
+}

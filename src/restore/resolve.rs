@@ -1,0 +1,83 @@
+//! From a target to a plan: reads for the planner the few segments it asks for.
+
+use crate::catalog::Catalog;
+use crate::catalog::archive::Archive;
+use crate::engine::{Engine, Locator, ScanStart};
+use crate::error::{Error, Result};
+use crate::model::mark::Mark;
+use crate::model::offset::Offset;
+use crate::model::target::{Point, Target};
+use crate::model::time::Timestamp;
+use crate::plan::{Plan, Planner, Read, Refusal, Step};
+
+/// Makes the plan for `target`.
+///
+/// # Errors
+/// [`crate::Kind::NotRecoverable`] with the nearest times that would do;
+/// [`crate::Kind::Corruption`] when a segment the planner needs is damaged.
+pub async fn resolve(
+    archive: &Archive,
+    engine: &dyn Engine,
+    catalog: &Catalog,
+    target: &Target,
+    now: Timestamp,
+) -> Result<Plan> {
+    let locator: Option<Box<dyn Locator>> = match target.point {
+        Point::Native { .. } => Some(engine.locator(target)?),
+        Point::Latest | Point::Time(_) | Point::Name(_) => None,
+    };
+    let refused = |refusal: Refusal| in_engine_words(refusal, engine);
+    let planner = Planner::new(catalog, target, locator.as_deref(), now).map_err(refused)?;
+    let mut narrowed = planner.narrow().map_err(refused)?;
+    loop {
+        let marks = match &narrowed.read {
+            Some(read) => marks(archive, engine, read).await?,
+            None => Vec::new(),
+        };
+        match planner.settle(narrowed, &marks).map_err(refused)? {
+            Step::Done(plan) => return Ok(plan),
+            Step::Read(next) => narrowed = next,
+        }
+    }
+}
+
+/// The planner speaks of offsets, people of positions.
+fn in_engine_words(mut refusal: Refusal, engine: &dyn Engine) -> Error {
+    let mut text = String::new();
+    let mut rest = refusal.message.as_str();
+    while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        let (before, from) = rest.split_at(at);
+        let digits = from.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(from.len());
+        let (word, after) = from.split_at(digits);
+        text.push_str(before);
+        match word.parse::<Offset>() {
+            Ok(offset) => text.push_str(&engine.position(offset).0),
+            Err(_) => text.push_str(word),
+        }
+        rest = after;
+    }
+    text.push_str(rest);
+    refusal.message = text;
+    refusal.into_error()
+}
+
+/// What a scanner sees in the range the planner asks for.
+async fn marks(archive: &Archive, engine: &dyn Engine, read: &Read) -> Result<Vec<Mark>> {
+    let start = ScanStart::Boundary(read.range.start);
+    let mut scanner = engine.scanner(&archive.identity, read.timeline, start, read.detail);
+    let mut marks = Vec::new();
+    for planned in &read.segments {
+        let (timeline, segment) = (planned.timeline, &planned.info);
+        let bytes = archive.raw(timeline, segment).await?;
+        let skip = scanner.offset().since(segment.range.start);
+        let upto = read.range.end.since(segment.range.start).min(bytes.len() as u64);
+        let (skip, upto) = (usize::try_from(skip).unwrap_or(usize::MAX), usize::try_from(upto).unwrap_or(usize::MAX));
+        let piece = bytes.get(skip..upto).ok_or_else(|| {
+            Error::failure(format!("segment {} does not reach to {}", segment.range, scanner.offset()))
+        })?;
+        scanner
+            .feed(piece, &mut marks)
+            .map_err(|e| e.context(format!("in {}", archive.object_of(timeline, segment))))?;
+    }
+    Ok(marks)
+}

@@ -1,0 +1,163 @@
+//! Makes ready to go on with a timeline: the scanner is led to the archive's end, and
+//! what an earlier writer left in tails is sealed or carried over.
+
+use bytes::Bytes;
+
+use super::writer::Carried;
+use crate::catalog::archive::Archive;
+use crate::catalog::fence::Epoch;
+use crate::catalog::layout::ObjectName;
+use crate::catalog::{Catalog, Holder, SegmentInfo};
+use crate::engine::{Detail, Engine, ScanStart, Scanner};
+use crate::error::{Error, Result};
+use crate::model::offset::Offset;
+use crate::model::summary::Summary;
+use crate::model::timeline::TimelineId;
+use crate::segment::codec::Compression;
+use crate::segment::format::Header;
+use crate::segment::write::SegmentWriter;
+
+/// A scanner at the archive's end, and what lies open there.
+pub struct Ready {
+    /// Stands at `start`.
+    pub scanner: Box<dyn Scanner>,
+    /// The first byte the archive does not hold.
+    pub start: Offset,
+    /// The valid bytes of the last tail.
+    pub carried: Option<Carried>,
+    /// Segments of the log file `start` lies in.
+    pub file_segments: Vec<SegmentInfo>,
+}
+
+/// Leads a scanner to the end of `timeline` in the archive.
+///
+/// # Errors
+/// [`crate::Kind::Corruption`] when the last segments are not what was written.
+pub async fn at_end(
+    archive: &Archive,
+    engine: &dyn Engine,
+    catalog: &Catalog,
+    timeline: TimelineId,
+    epoch: &Epoch,
+    compression: Compression,
+) -> Result<Ready> {
+    let segments = catalog.timelines.get(&timeline).map(|log| log.segments.as_slice()).unwrap_or_default();
+    let closed = segments.iter().rposition(|s| s.holder != Holder::Tail).map_or(0, |last| last + 1);
+    let (closed, tails) = segments.split_at(closed);
+    let mut scanner = lead(archive, engine, timeline, closed, tails.first().map(|tail| tail.range.start)).await?;
+    let mut carried = None;
+    for (i, tail) in tails.iter().enumerate() {
+        let bytes = archive.raw(timeline, tail).await?;
+        let mut summary = Summary::empty(tail.range.start, scanner.boundary());
+        let mut marks = Vec::new();
+        scanner.feed(&bytes, &mut marks)?;
+        marks.iter().for_each(|mark| summary.add(mark));
+        summary.range = tail.range;
+        summary.boundary = scanner.boundary();
+        summary.position = engine.position(tail.range.end);
+        let object = archive.object_of(timeline, tail);
+        if i + 1 < tails.len() {
+            seal(archive, timeline, &bytes, &summary, epoch, compression).await?;
+            archive.store.delete(&object).await?;
+        } else {
+            let confirmed = catalog.timelines.get(&timeline).and_then(|log| log.confirmed);
+            carried = Some(Carried { start: tail.range.start, bytes, summary, object, confirmed });
+        }
+    }
+    let start = segments.last().map_or(scanner.offset(), |last| last.range.end);
+    let file = start.floor_to(archive.identity.log_file_bytes);
+    let file_segments = closed.iter().filter(|s| s.range.start >= file).copied().collect();
+    if let Some(tail) = &carried
+        && scanner.boundary() < start
+    {
+        return Ok(whole_records_only(engine, archive, timeline, scanner.as_ref(), tail, file_segments));
+    }
+    Ok(Ready { scanner, start, carried, file_segments })
+}
+
+/// A tail may end inside a record whose rest never came. What was acknowledged ends
+/// before it, so streaming goes on from there.
+fn whole_records_only(
+    engine: &dyn Engine,
+    archive: &Archive,
+    timeline: TimelineId,
+    scanner: &dyn Scanner,
+    tail: &Carried,
+    file_segments: Vec<SegmentInfo>,
+) -> Ready {
+    let boundary = scanner.boundary().max(tail.start);
+    let keep = usize::try_from(boundary.since(tail.start)).unwrap_or(usize::MAX);
+    let bytes = tail.bytes.slice(..keep.min(tail.bytes.len()));
+    let mut summary = tail.summary.clone();
+    summary.range.end = boundary;
+    summary.position = engine.position(boundary);
+    let scanner = engine.scanner(&archive.identity, timeline, ScanStart::Boundary(boundary), Detail::Marks);
+    let carried =
+        Some(Carried { start: tail.start, bytes, summary, object: tail.object.clone(), confirmed: tail.confirmed });
+    Ready { scanner, start: boundary, carried, file_segments }
+}
+
+/// A scanner that has read the archive's closed segments as far as needed to go on at
+/// their end, which is `next` if given.
+async fn lead(
+    archive: &Archive,
+    engine: &dyn Engine,
+    timeline: TimelineId,
+    closed: &[SegmentInfo],
+    next: Option<Offset>,
+) -> Result<Box<dyn Scanner>> {
+    let scanner = |start| engine.scanner(&archive.identity, timeline, start, Detail::Marks);
+    let last = closed.last().filter(|last| next.is_none_or(|next| next == last.range.end));
+    let Some(last) = last else {
+        let start = next.ok_or_else(|| Error::failure(format!("timeline {timeline} holds no log to go on from")))?;
+        return Ok(scanner(ScanStart::LogFile(start)));
+    };
+    let boundary = last.boundary;
+    if boundary == last.range.end {
+        return Ok(scanner(ScanStart::Boundary(boundary)));
+    }
+    // The record that crosses the end began at `boundary`, perhaps some segments before.
+    let from = closed.iter().rposition(|s| s.range.contains(boundary)).unwrap_or(closed.len() - 1);
+    let mut scanner = match closed.get(from) {
+        Some(segment) if segment.range.contains(boundary) => scanner(ScanStart::Boundary(boundary)),
+        Some(segment) => scanner(ScanStart::LogFile(segment.range.start)),
+        None => scanner(ScanStart::Boundary(boundary)),
+    };
+    let mut marks = Vec::new();
+    for segment in closed.get(from..).unwrap_or_default() {
+        let bytes = archive.raw(timeline, segment).await?;
+        let skip = usize::try_from(scanner.offset().since(segment.range.start)).unwrap_or(usize::MAX);
+        scanner.feed(bytes.get(skip..).unwrap_or_default(), &mut marks)?;
+    }
+    Ok(scanner)
+}
+
+/// Makes an ordinary segment of what a tail holds.
+///
+/// # Errors
+/// From the store.
+pub async fn seal(
+    archive: &Archive,
+    timeline: TimelineId,
+    bytes: &Bytes,
+    summary: &Summary,
+    epoch: &Epoch,
+    compression: Compression,
+) -> Result<()> {
+    let header = Header {
+        cluster: archive.layout.cluster().clone(),
+        engine: archive.identity.engine.clone(),
+        timeline,
+        start: summary.range.start,
+        epoch: epoch.number(),
+    };
+    if summary.range.is_empty() {
+        return Ok(());
+    }
+    let mut writer = SegmentWriter::new(header, compression);
+    writer.write(bytes);
+    let finished = writer.finish(summary)?;
+    let object = ObjectName::Segment { timeline, range: summary.range, epoch: epoch.number(), codec: finished.codec };
+    archive.store.create(&archive.layout.name(&object), finished.body).await?;
+    Ok(())
+}

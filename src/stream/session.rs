@@ -1,0 +1,208 @@
+//! One streaming session on one timeline: source on one side, writer on the other.
+//!
+//! The session takes log from the source, hands it to the writer through a bounded
+//! queue (so that a slow disk slows the server's sender and memory stays bounded), and
+//! tells the server what has become durable.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::writer::{self, Input, Progress, Setup};
+use crate::engine::{Source, StreamEvent};
+use crate::error::{Error, Result};
+use crate::model::offset::Offset;
+use crate::model::timeline::TimelineId;
+
+/// Messages between source and writer. The walsender's are at most 128 KiB.
+const QUEUE_MESSAGES: usize = 24;
+
+/// How often the server hears from us when nothing changes, as its own standbys do.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Silence after which the connection counts as lost. We ask for a reply every second.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Why a session ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// We were asked to stop, or the wanted position is durable.
+    Stopped,
+    /// The timeline ends; the next one begins at `at`.
+    TimelineEnd {
+        /// The next timeline.
+        next: TimelineId,
+        /// Its first own offset.
+        at: Offset,
+    },
+    /// The server ended the stream (shutdown); everything sent is durable.
+    ServerEnded,
+}
+
+/// When a session stops by itself.
+#[derive(Clone, Debug)]
+pub struct Until {
+    /// Set to `true` to stop after a flush.
+    pub stop: watch::Receiver<bool>,
+    /// Stop once this offset is durable. Changes when a base backup finds out what it
+    /// needs.
+    pub goal: watch::Receiver<Goal>,
+}
+
+/// How far to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// For ever.
+    Never,
+    /// Something else must happen first.
+    Wait,
+    /// To this offset.
+    Offset(Offset),
+}
+
+/// Streams until told to stop, or the source or store fails. Whatever ends it, what was
+/// received is durable when this returns without an error.
+///
+/// # Errors
+/// From source, scanner or store; what was acknowledged stays durable.
+pub async fn run(
+    source: &mut dyn Source,
+    setup: Setup,
+    mut until: Until,
+    report: &watch::Sender<Report>,
+) -> Result<End> {
+    let (queue, inbox) = mpsc::channel(QUEUE_MESSAGES);
+    let timeline = setup.timeline;
+    let (writer, mut progress) = writer::run(setup, inbox);
+    let mut session = Session { source, queue: Some(queue), received: progress.borrow().received, report, timeline };
+    let outcome = session.pump(&mut progress, &mut until).await;
+    let seal = matches!(outcome, Ok(End::TimelineEnd { .. }));
+    if let Some(queue) = session.queue.take() {
+        // A writer that failed no longer listens; its own error is what counts.
+        let _ = queue.send(Input::Finish { seal }).await;
+    }
+    let written = writer.await.map_err(|e| Error::failure("the writer stopped").because(e))?;
+    let end = match (outcome, written) {
+        (_, Err(error)) | (Err(error), Ok(())) => return Err(error),
+        (Ok(end), Ok(())) => end,
+    };
+    let last = *progress.borrow();
+    session.report(last, None);
+    if end != End::ServerEnded {
+        session.source.ack(last.received, last.durable, false).await?;
+    }
+    Ok(end)
+}
+
+/// How streaming stands, for whoever watches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The timeline being streamed.
+    pub timeline: Option<TimelineId>,
+    /// One past the last byte received.
+    pub received: Offset,
+    /// Acknowledged: durable, whole records.
+    pub durable: Offset,
+    /// The end of the server's log as last heard.
+    pub log_end: Offset,
+}
+
+struct Session<'a> {
+    source: &'a mut dyn Source,
+    queue: Option<mpsc::Sender<Input>>,
+    received: Offset,
+    report: &'a watch::Sender<Report>,
+    timeline: TimelineId,
+}
+
+impl Session<'_> {
+    fn report(&self, progress: Progress, log_end: Option<Offset>) {
+        self.report.send_modify(|report| {
+            report.timeline = Some(self.timeline);
+            report.received = progress.received.max(self.received);
+            report.durable = progress.durable;
+            report.log_end = log_end.unwrap_or(report.log_end);
+        });
+    }
+
+    async fn pump(&mut self, progress: &mut watch::Receiver<Progress>, until: &mut Until) -> Result<End> {
+        let Some(queue) = self.queue.clone() else { return Ok(End::Stopped) };
+        let mut tick = tokio::time::interval(STATUS_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = tokio::time::Instant::now();
+        loop {
+            let durable = progress.borrow().durable;
+            if let Goal::Offset(goal) = *until.goal.borrow()
+                && durable >= goal
+            {
+                return Ok(End::Stopped);
+            }
+            if *until.stop.borrow() {
+                return Ok(End::Stopped);
+            }
+            tokio::select! {
+                biased;
+                changed = progress.changed() => {
+                    if changed.is_err() {
+                        // The writer is gone: `run` fetches its error.
+                        return Ok(End::Stopped);
+                    }
+                    let now = *progress.borrow_and_update();
+                    self.source.ack(self.received, now.durable, false).await?;
+                    self.report(now, None);
+                }
+                _ = tick.tick() => {
+                    let now = *progress.borrow();
+                    if heard.elapsed() > SILENCE_MAX {
+                        return Err(Error::new(crate::Kind::DatabaseUnreachable, format!(
+                            "the server has been silent for {} seconds", SILENCE_MAX.as_secs())));
+                    }
+                    self.source.ack(self.received, now.durable, true).await?;
+                    // A full queue is busy enough to notice the time by itself.
+                    let _ = queue.try_send(Input::Tick);
+                }
+                changed = until.stop.changed() => {
+                    if changed.is_err() {
+                        return Ok(End::Stopped);
+                    }
+                }
+                changed = until.goal.changed() => {
+                    if changed.is_err() {
+                        return Ok(End::Stopped);
+                    }
+                }
+                event = next(&queue, self.source) => {
+                    heard = tokio::time::Instant::now();
+                    let Some((permit, event)) = event? else { return Ok(End::Stopped) };
+                    match event {
+                        StreamEvent::Data { start, bytes, log_end, time } => {
+                            self.received = Offset(start.0 + bytes.len() as u64);
+                            permit.send(Input::Data { start, bytes, log_end, time });
+                            self.report(*progress.borrow(), Some(log_end));
+                        }
+                        StreamEvent::Keepalive { log_end, time, reply_requested } => {
+                            permit.send(Input::Confirmed { log_end, time });
+                            let now = *progress.borrow();
+                            if reply_requested {
+                                self.source.ack(self.received, now.durable, false).await?;
+                            }
+                            self.report(now, Some(log_end));
+                        }
+                        StreamEvent::TimelineEnd { next, at } => return Ok(End::TimelineEnd { next, at }),
+                        StreamEvent::Ended => return Ok(End::ServerEnded),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The next event, taken only when the writer has room for it. Cancel safe.
+async fn next<'q>(
+    queue: &'q mpsc::Sender<Input>,
+    source: &mut dyn Source,
+) -> Result<Option<(mpsc::Permit<'q, Input>, StreamEvent)>> {
+    let Ok(permit) = queue.reserve().await else { return Ok(None) };
+    Ok(Some((permit, source.next().await?)))
+}

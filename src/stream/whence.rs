@@ -1,0 +1,189 @@
+//! Where streaming goes on: pure, because a wrong answer here is a silent gap.
+//!
+//! A server's history is a path of timelines. Streaming resumes on the newest timeline of
+//! that path that the archive holds log of: at the archive's end, or, when the archive
+//! holds all of it up to where the path leaves it, at the start of the next timeline. A
+//! new timeline is read from the start of the log file in which it begins, since that
+//! file carries its number from the first byte.
+
+use crate::catalog::{Catalog, TimelineLog};
+use crate::error::{Error, Result};
+use crate::model::cluster::ServerState;
+use crate::model::offset::Offset;
+use crate::model::timeline::{History, TimelineId};
+
+/// Where to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whence {
+    /// The archive holds no log: begin where the server can.
+    Empty,
+    /// Right behind the last byte the archive holds of this timeline.
+    EndOf(TimelineId),
+    /// At this offset, the start of a log file, of a timeline the archive holds nothing of.
+    Start(TimelineId, Offset),
+}
+
+/// Decides where to go on with a server whose present timeline has `history`.
+///
+/// # Errors
+/// [`crate::Kind::Config`] when the server's history and the archive's part ways in a
+/// manner that only a person can judge.
+pub fn whence(catalog: &Catalog, server: &ServerState, history: Option<&History>) -> Result<Whence> {
+    let archived = || catalog.timelines.iter().filter(|(_, log)| !log.segments.is_empty());
+    let Some((&newest, _)) = archived().next_back() else { return Ok(Whence::Empty) };
+    if newest > server.timeline {
+        return Err(Error::config(format!(
+            "the server is on timeline {}, but the archive has followed its cluster to timeline {}",
+            server.timeline.0, newest.0
+        ))
+        .hint("is this the old primary, come back after a failover? point --source at the present primary"));
+    }
+    let mut path: Vec<(TimelineId, Option<Offset>)> = vec![(server.timeline, None)];
+    if let Some(history) = history {
+        path.extend(history.ancestors.iter().rev().map(|ancestor| (ancestor.timeline, Some(ancestor.switch))));
+    }
+    let mut child: Option<TimelineId> = None;
+    for (timeline, left_at) in path {
+        let log = catalog.timelines.get(&timeline);
+        let end = log.and_then(|log| log.segments.last()).map(|segment| segment.range.end);
+        match (end, left_at, child) {
+            (None, ..) => {}
+            (Some(end), Some(switch), Some(child)) if behind_gaps(log, end) >= switch => {
+                let start = switch.floor_to(catalog.identity.log_file_bytes);
+                return Ok(Whence::Start(child, behind_gaps(catalog.timelines.get(&child), start)));
+            }
+            (Some(end), ..) => {
+                let start = behind_gaps(log, end);
+                return Ok(if start == end { Whence::EndOf(timeline) } else { Whence::Start(timeline, start) });
+            }
+        }
+        child = Some(timeline);
+    }
+    Err(Error::config(format!(
+        "the server's timeline {} does not descend from any timeline in the archive (newest: {})",
+        server.timeline.0, newest.0
+    ))
+    .hint("is this another copy of the database? archive it under a cluster name of its own"))
+}
+
+/// Where log can be had again when a recorded gap begins at `offset`.
+fn behind_gaps(log: Option<&TimelineLog>, offset: Offset) -> Offset {
+    let gaps = log.map(|log| log.gaps.as_slice()).unwrap_or_default();
+    gaps.iter().filter(|gap| gap.range.start == offset).map(|gap| gap.range.end).max().unwrap_or(offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::catalog::{Codec, Gap, Holder, SegmentInfo};
+    use crate::model::cluster::Identity;
+    use crate::model::offset::OffsetRange;
+    use crate::model::timeline::Ancestor;
+
+    fn identity() -> Identity {
+        Identity {
+            format_version: 1,
+            engine: "postgres".into(),
+            system: "7".into(),
+            log_file_bytes: 100,
+            server_version: 15,
+        }
+    }
+
+    fn catalog(logs: &[(u32, u64, u64)]) -> Catalog {
+        let mut timelines: BTreeMap<TimelineId, TimelineLog> = BTreeMap::new();
+        for &(timeline, start, end) in logs {
+            timelines.entry(TimelineId(timeline)).or_default().segments.push(SegmentInfo {
+                range: OffsetRange::new(Offset(start), Offset(end)),
+                boundary: Offset(end),
+                epoch: 1,
+                transactions: 0,
+                times: None,
+                ids: None,
+                holder: Holder::Segment(Codec::Lz4),
+            });
+        }
+        Catalog { identity: identity(), timelines, bases: Vec::new() }
+    }
+
+    fn server(timeline: u32) -> ServerState {
+        ServerState {
+            identity: identity(),
+            version: "15".into(),
+            timeline: TimelineId(timeline),
+            log_end: Offset(1000),
+            standby: false,
+        }
+    }
+
+    fn history(timeline: u32, ancestors: &[(u32, u64)]) -> History {
+        let ancestors =
+            ancestors.iter().map(|&(t, s)| Ancestor { timeline: TimelineId(t), switch: Offset(s) }).collect();
+        History { timeline: TimelineId(timeline), ancestors, native: String::new() }
+    }
+
+    #[test]
+    fn an_empty_archive_begins_where_the_server_can() {
+        assert_eq!(whence(&catalog(&[]), &server(1), None).unwrap(), Whence::Empty);
+    }
+
+    #[test]
+    fn goes_on_behind_its_own_end() {
+        let answer = whence(&catalog(&[(1, 100, 250)]), &server(1), None).unwrap();
+        assert_eq!(answer, Whence::EndOf(TimelineId(1)));
+    }
+
+    #[test]
+    fn reads_the_rest_of_the_old_timeline_before_the_new_one() {
+        let answer = whence(&catalog(&[(1, 100, 250)]), &server(2), Some(&history(2, &[(1, 370)]))).unwrap();
+        assert_eq!(answer, Whence::EndOf(TimelineId(1)));
+    }
+
+    #[test]
+    fn a_new_timeline_begins_at_the_start_of_its_log_file() {
+        for end in [370, 390] {
+            let answer = whence(&catalog(&[(1, 100, end)]), &server(2), Some(&history(2, &[(1, 370)]))).unwrap();
+            assert_eq!(answer, Whence::Start(TimelineId(2), Offset(300)));
+        }
+    }
+
+    #[test]
+    fn follows_the_path_through_a_timeline_it_has_not_seen() {
+        let answer = whence(&catalog(&[(1, 100, 400)]), &server(5), Some(&history(5, &[(1, 370), (3, 520)]))).unwrap();
+        assert_eq!(answer, Whence::Start(TimelineId(3), Offset(300)));
+    }
+
+    #[test]
+    fn an_orphan_branch_is_left_aside() {
+        let catalog = catalog(&[(1, 100, 400), (2, 300, 450)]);
+        let answer = whence(&catalog, &server(3), Some(&history(3, &[(1, 380)]))).unwrap();
+        assert_eq!(answer, Whence::Start(TimelineId(3), Offset(300)));
+    }
+
+    #[test]
+    fn a_recorded_gap_is_not_asked_for_again() {
+        let mut catalog = catalog(&[(1, 100, 250)]);
+        let range = OffsetRange::new(Offset(250), Offset(700));
+        let gap = Gap { range, cause: "recycled".into(), found: crate::model::time::Timestamp(0), confirmed: None };
+        catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps.push(gap);
+        let answer = whence(&catalog, &server(1), None).unwrap();
+        assert_eq!(answer, Whence::Start(TimelineId(1), Offset(700)));
+        let answer = whence(&catalog, &server(2), Some(&history(2, &[(1, 650)]))).unwrap();
+        assert_eq!(answer, Whence::Start(TimelineId(2), Offset(600)));
+    }
+
+    #[test]
+    fn an_old_primary_that_comes_back_is_refused() {
+        let error = whence(&catalog(&[(1, 100, 400), (2, 300, 450)]), &server(1), None).unwrap_err();
+        assert_eq!(error.kind().exit_code(), 5);
+        assert!(error.message().contains("timeline 1") && error.message().contains("timeline 2"), "{error}");
+    }
+
+    #[test]
+    fn a_stranger_is_refused() {
+        let error = whence(&catalog(&[(1, 100, 400)]), &server(3), Some(&history(3, &[(2, 200)]))).unwrap_err();
+        assert_eq!(error.kind().exit_code(), 5);
+    }
+}

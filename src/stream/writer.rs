@@ -1,0 +1,578 @@
+//! From log bytes to durable segments: the stage between the source and the store.
+//!
+//! One thread verifies every record, cuts, compresses or appends to the tail, and says
+//! what has become durable. Order of writes, and what a crash between them leaves:
+//!
+//! 1. A byte is fed to the scanner before it is written anywhere; a record that fails its
+//!    checksum is never written and never acknowledged.
+//! 2. Catching up, a whole segment is compressed in memory and created; its bytes count
+//!    as durable when `create` returns. A crash before that leaves nothing.
+//! 3. At the live end, bytes go to the tail; they are durable when the tail is synced. A
+//!    crash leaves the tail, which the next writer continues.
+//! 4. A full tail is sealed: its segment is created first, the tail removed after. A
+//!    crash between leaves both, with the same bytes; the segment counts.
+//! 5. Nothing is reported durable unless the writer's epoch is still the highest.
+
+use std::collections::VecDeque;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::ack::AckTracker;
+use super::compact::compact;
+use super::tail::{Spare, Tail, make_spare};
+use crate::catalog::archive::Archive;
+use crate::catalog::fence::Epoch;
+use crate::catalog::index;
+use crate::catalog::layout::ObjectName;
+use crate::catalog::{Codec, Holder, SegmentInfo};
+use crate::engine::{Engine, Scanner};
+use crate::error::{Error, Result};
+use crate::model::mark::Mark;
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::summary::Summary;
+use crate::model::time::{Clock, Timestamp};
+use crate::model::timeline::TimelineId;
+use crate::segment::codec::Compression;
+use crate::segment::cutter::Limits;
+use crate::segment::format::Header;
+use crate::segment::write::{Finished, SegmentWriter};
+use crate::store::local::make_folder;
+
+/// Most bytes taken from the queue before they are made durable together.
+const GROUP_BYTES_MAX: u64 = 4 << 20;
+
+/// Segments on their way to the store at once.
+const UPLOADS_MAX: usize = 2;
+
+/// What the writer is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Log bytes that begin at `start`.
+    Data {
+        /// Offset of the first byte.
+        start: Offset,
+        /// The bytes.
+        bytes: Bytes,
+        /// The end of the server's log when it sent them.
+        log_end: Offset,
+        /// The server's clock when it sent them.
+        time: Timestamp,
+    },
+    /// The server's log ended at `log_end` at `time`.
+    Confirmed {
+        /// The end of the server's log.
+        log_end: Offset,
+        /// The server's clock.
+        time: Timestamp,
+    },
+    /// Time passed: close what is overdue.
+    Tick,
+    /// Close everything: no more comes.
+    Finish {
+        /// Seal the tail too, because this timeline ends here.
+        seal: bool,
+    },
+}
+
+/// How far the writer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// One past the last byte taken in.
+    pub received: Offset,
+    /// May be acknowledged: durable, and whole records only.
+    pub durable: Offset,
+    /// Time of the newest transaction that is durable.
+    pub newest: Option<Timestamp>,
+}
+
+/// Everything a writer needs to begin.
+pub struct Setup {
+    /// Where to write.
+    pub archive: Archive,
+    /// Whose log it is.
+    pub engine: Arc<dyn Engine>,
+    /// The writer's epoch.
+    pub epoch: Epoch,
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// Where segments end.
+    pub limits: Limits,
+    /// How they are compressed.
+    pub compression: Compression,
+    /// Scanner that stands at `start`.
+    pub scanner: Box<dyn Scanner>,
+    /// The first byte to come.
+    pub start: Offset,
+    /// Bytes that precede `start` without a gap and are not in a segment yet: what an
+    /// older tail held. With the marks that end in them.
+    pub carried: Option<Carried>,
+    /// Segments of the log file that `start` lies in, to be superseded by one.
+    pub file_segments: Vec<SegmentInfo>,
+    /// How many segments no index holds yet.
+    pub unindexed: usize,
+    /// Where tails go; `None` for stores without them.
+    pub tail_folder: Option<PathBuf>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The valid bytes of a tail that another writer left.
+pub struct Carried {
+    /// First offset.
+    pub start: Offset,
+    /// The bytes.
+    pub bytes: Bytes,
+    /// What they hold.
+    pub summary: Summary,
+    /// The object they came from, removed once they are safe in a tail of ours.
+    pub object: String,
+    /// The log is known to be complete up to this moment.
+    pub confirmed: Option<Timestamp>,
+}
+
+/// The segment being filled.
+enum Open {
+    /// In memory, compressed as it grows.
+    Direct { writer: Box<SegmentWriter>, opened: Timestamp },
+    /// In a tail.
+    Tail(Tail),
+}
+
+/// What the uploads share with the writer.
+struct Shared {
+    tracker: Mutex<AckTracker>,
+    progress: watch::Sender<Progress>,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Shared {
+    fn durable(&self, range: OffsetRange, boundary: Offset, newest: Option<Timestamp>) {
+        let durable = self.tracker.lock().unwrap_or_else(PoisonError::into_inner).durable(range, boundary);
+        self.progress.send_if_modified(|progress| {
+            let changed = durable > progress.durable;
+            progress.durable = progress.durable.max(durable);
+            if changed {
+                progress.newest = progress.newest.max(newest);
+            }
+            changed
+        });
+    }
+
+    fn fail(&self, error: Error) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+    }
+
+    fn take_failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The writing stage. Runs on a thread of its own; see [`run`].
+struct Writer {
+    setup: Setup,
+    runtime: Handle,
+    shared: Arc<Shared>,
+    marks: Vec<Mark>,
+    open: Option<(Open, Summary)>,
+    uploads: VecDeque<JoinHandle<()>>,
+    spare: Option<JoinHandle<Result<Spare>>>,
+    spares_made: u64,
+    offset: Offset,
+    confirmed: Option<Timestamp>,
+}
+
+/// Starts the writer. It ends after [`Input::Finish`] or when the queue closes, with
+/// everything it took in durable, or with the first error.
+pub fn run(setup: Setup, mut queue: mpsc::Receiver<Input>) -> (JoinHandle<Result<()>>, watch::Receiver<Progress>) {
+    let boundary = setup.scanner.boundary().min(setup.start);
+    let start = setup.carried.as_ref().map_or(setup.start, |carried| carried.start);
+    let (progress, receiver) =
+        watch::channel(Progress { received: setup.start, durable: boundary.min(start), newest: None });
+    let shared = Arc::new(Shared {
+        tracker: Mutex::new(AckTracker::new(start, boundary.min(start))),
+        progress,
+        failure: Mutex::new(None),
+    });
+    let runtime = Handle::current();
+    let writer = Writer {
+        offset: setup.start,
+        setup,
+        runtime,
+        shared,
+        marks: Vec::new(),
+        open: None,
+        uploads: VecDeque::new(),
+        spare: None,
+        spares_made: 0,
+        confirmed: None,
+    };
+    let task = tokio::task::spawn_blocking(move || writer.work(&mut queue));
+    (task, receiver)
+}
+
+impl Writer {
+    fn work(mut self, queue: &mut mpsc::Receiver<Input>) -> Result<()> {
+        self.adopt_carried()?;
+        while let Some(input) = queue.blocking_recv() {
+            let mut bytes = 0;
+            let mut next = Some(input);
+            while let Some(input) = next {
+                if let Input::Data { bytes: data, .. } = &input {
+                    bytes += data.len() as u64;
+                }
+                if let Input::Finish { seal } = input {
+                    return self.finish(seal);
+                }
+                self.take(input)?;
+                next = if bytes < GROUP_BYTES_MAX { queue.try_recv().ok() } else { None };
+            }
+            self.sync_tail()?;
+            if let Some(error) = self.shared.take_failure() {
+                return Err(error);
+            }
+        }
+        // The session was dropped (connection lost): what is in the tail stays there;
+        // what is only in memory is closed so that it need not be sent again.
+        self.finish(false)
+    }
+
+    fn take(&mut self, input: Input) -> Result<()> {
+        match input {
+            Input::Data { start, bytes, log_end, time } => self.data(start, &bytes, log_end, time),
+            Input::Confirmed { log_end, time } => {
+                self.confirm(log_end, time);
+                Ok(())
+            }
+            Input::Tick => self.tick(),
+            Input::Finish { .. } => Ok(()),
+        }
+    }
+
+    /// Takes over what an older writer left in its tail: into a tail of our own, so that
+    /// nobody else can still be writing to it.
+    fn adopt_carried(&mut self) -> Result<()> {
+        let Some(carried) = self.setup.carried.take() else { return Ok(()) };
+        let own = self.tail_name(carried.start) == carried.object;
+        let mut tail = match (&self.setup.tail_folder, own) {
+            // A tail of this very writer, from before the connection was lost.
+            (Some(folder), true) => {
+                Tail::reopen(folder.join(file_name(&carried.object)), carried.start, carried.bytes.len() as u64)?
+            }
+            _ => {
+                let mut tail = self.new_tail(carried.start)?;
+                tail.append(&carried.bytes)?;
+                tail.sync()?;
+                tail
+            }
+        };
+        if let Some(time) = carried.confirmed {
+            tail.confirm(time);
+        }
+        self.confirmed = carried.confirmed;
+        self.check_epoch()?;
+        self.shared.durable(tail.range(), self.setup.scanner.boundary(), carried.summary.times.map(|t| t.1));
+        self.open = Some((Open::Tail(tail), carried.summary));
+        if own { Ok(()) } else { self.runtime.block_on(self.setup.archive.store.delete(&carried.object)) }
+    }
+
+    fn tail_name(&self, start: Offset) -> String {
+        let object = ObjectName::Tail { timeline: self.setup.timeline, start, epoch: self.setup.epoch.number() };
+        self.setup.archive.layout.name(&object)
+    }
+
+    fn data(&mut self, start: Offset, bytes: &[u8], log_end: Offset, time: Timestamp) -> Result<()> {
+        if start != self.offset {
+            return Err(Error::failure(format!(
+                "the server sent log from {} where {} was due",
+                self.setup.engine.position(start),
+                self.setup.engine.position(self.offset)
+            )));
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.open.is_none() {
+                self.open_segment(log_end)?;
+            }
+            let first = self.open.as_ref().map_or(self.offset, |(_, summary)| summary.range.start);
+            let room = self.setup.limits.end_of(first).since(self.offset);
+            let (piece, after) = rest.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(rest.len()));
+            rest = after;
+            self.append(piece)?;
+            if self.offset == self.setup.limits.end_of(first) {
+                self.close(true)?;
+            }
+        }
+        self.confirm(log_end, time);
+        self.shared.progress.send_modify(|progress| progress.received = self.offset);
+        Ok(())
+    }
+
+    fn append(&mut self, piece: &[u8]) -> Result<()> {
+        self.marks.clear();
+        self.setup.scanner.feed(piece, &mut self.marks)?;
+        let Some((open, summary)) = &mut self.open else { return Ok(()) };
+        for mark in &self.marks {
+            summary.add(mark);
+        }
+        self.offset = Offset(self.offset.0 + piece.len() as u64);
+        summary.range.end = self.offset;
+        summary.boundary = self.setup.scanner.boundary();
+        match open {
+            Open::Direct { writer, .. } => {
+                writer.write(piece);
+                Ok(())
+            }
+            Open::Tail(tail) => tail.append(piece),
+        }
+    }
+
+    /// Notes that everything up to `time` is here, if the server's log ends where ours
+    /// does.
+    fn confirm(&mut self, log_end: Offset, time: Timestamp) {
+        if log_end <= self.offset {
+            self.confirmed = self.confirmed.max(Some(time));
+            if let Some((Open::Tail(tail), _)) = &mut self.open {
+                tail.confirm(time);
+            }
+        }
+    }
+
+    /// Opens the next segment: in the tail at the live end of a local store, else in
+    /// memory. A segment whose last byte the server already has is better made whole.
+    fn open_segment(&mut self, log_end: Offset) -> Result<()> {
+        let summary = Summary::empty(self.offset, self.setup.scanner.boundary());
+        let whole = log_end >= self.setup.limits.end_of(self.offset);
+        let open = if self.setup.tail_folder.is_some() && !whole {
+            Open::Tail(self.new_tail(self.offset)?)
+        } else {
+            Open::Direct { writer: Box::new(self.segment_writer(self.offset)), opened: self.setup.clock.now() }
+        };
+        self.open = Some((open, summary));
+        Ok(())
+    }
+
+    fn segment_writer(&self, start: Offset) -> SegmentWriter {
+        let header = Header {
+            cluster: self.setup.archive.layout.cluster().clone(),
+            engine: self.setup.archive.identity.engine.clone(),
+            timeline: self.setup.timeline,
+            start,
+            epoch: self.setup.epoch.number(),
+        };
+        SegmentWriter::new(header, self.setup.compression)
+    }
+
+    fn new_tail(&mut self, start: Offset) -> Result<Tail> {
+        let Some(folder) = self.setup.tail_folder.clone() else {
+            return Err(Error::failure("this store keeps no tail"));
+        };
+        let size = self.setup.limits.segment_bytes.min(self.setup.limits.log_file_bytes);
+        if self.spares_made == 0
+            && let Some(root) = self.setup.archive.store.local_root()
+        {
+            make_folder(root, &folder)?;
+        }
+        let spare = match self.spare.take() {
+            Some(task) => {
+                self.runtime.block_on(task).map_err(|e| Error::failure("the tail maker stopped").because(e))??
+            }
+            None => make_spare(&folder, self.setup.epoch.number(), self.spares_made, size)?,
+        };
+        self.spares_made += 1;
+        let tail = Tail::create(folder.join(file_name(&self.tail_name(start))), spare, start)?;
+        let (epoch, serial) = (self.setup.epoch.number(), self.spares_made);
+        self.spare = Some(self.runtime.spawn_blocking(move || make_spare(&folder, epoch, serial, size)));
+        Ok(tail)
+    }
+
+    /// Nothing may be called durable once another writer has come.
+    fn check_epoch(&self) -> Result<()> {
+        self.runtime.block_on(self.setup.epoch.check(self.setup.archive.store.as_ref()))
+    }
+
+    /// Makes the tail's bytes durable and says so.
+    fn sync_tail(&mut self) -> Result<()> {
+        if let Some((Open::Tail(tail), summary)) = &mut self.open {
+            tail.sync()?;
+            let (range, boundary, newest) = (tail.range(), summary.boundary, summary.times.map(|t| t.1));
+            if boundary > self.shared.progress.borrow().durable {
+                self.check_epoch()?;
+                self.shared.durable(range, boundary, newest);
+            }
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        if let Some((Open::Direct { opened, .. }, summary)) = &self.open
+            && !summary.range.is_empty()
+            && self.setup.limits.overdue(*opened, self.setup.clock.now())
+        {
+            return self.close(false);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, seal: bool) -> Result<()> {
+        self.sync_tail()?;
+        if seal || matches!(self.open, Some((Open::Direct { .. }, _))) {
+            self.close(false)?;
+        }
+        self.wait_for_uploads(0)?;
+        if let Some(task) = self.spare.take() {
+            // Dropping the spare removes its file.
+            drop(self.runtime.block_on(task));
+        }
+        Ok(())
+    }
+
+    /// Closes the open segment and sends it on its way. `full` is whether it ended
+    /// where it had to.
+    fn close(&mut self, full: bool) -> Result<()> {
+        let Some((open, mut summary)) = self.open.take() else { return Ok(()) };
+        summary.position = self.setup.engine.position(summary.range.end);
+        summary.confirmed = self.confirmed;
+        let made = match open {
+            Open::Direct { writer, .. } => {
+                if summary.range.is_empty() {
+                    return Ok(());
+                }
+                Made::InMemory(writer.finish(&summary)?)
+            }
+            Open::Tail(mut tail) => {
+                tail.sync()?;
+                self.check_epoch()?;
+                self.shared.durable(tail.range(), summary.boundary, summary.times.map(|t| t.1));
+                if summary.range.is_empty() {
+                    return Ok(());
+                }
+                let writer = Box::new(self.segment_writer(tail.start()));
+                let bytes = tail.range().len();
+                Made::InTail { writer, path: tail.into_path(), bytes }
+            }
+        };
+        self.upload(made, summary, full)
+    }
+
+    fn upload(&mut self, made: Made, summary: Summary, full: bool) -> Result<()> {
+        self.wait_for_uploads(UPLOADS_MAX - 1)?;
+        let epoch = self.setup.epoch.clone();
+        let codec = self.setup.compression.codec();
+        let info = SegmentInfo::of(&summary, epoch.number(), Holder::Segment(codec));
+        self.setup.file_segments.push(info);
+        self.setup.unindexed += 1;
+        let file_end = full && self.setup.limits.is_file_end(summary.range.end);
+
+        let archive = self.setup.archive.clone();
+        let timeline = self.setup.timeline;
+        let shared = Arc::clone(&self.shared);
+        self.uploads.push_back(self.runtime.spawn(async move {
+            if let Err(error) = create(&archive, timeline, &epoch, codec, made, &summary, &shared).await {
+                shared.fail(error);
+            }
+        }));
+        if file_end {
+            self.keep_house()?;
+        }
+        Ok(())
+    }
+
+    /// After the end of a log file: replaces its small segments by one, and rolls footers
+    /// up into an index when there are enough of them.
+    fn keep_house(&mut self) -> Result<()> {
+        let parts = std::mem::take(&mut self.setup.file_segments);
+        // A log file may be several whole segments (`segment_size` smaller than the
+        // file); only when one ended early is there something to replace.
+        let early = parts.iter().any(|part| self.setup.limits.end_of(part.range.start) != part.range.end);
+        if early {
+            self.wait_for_uploads(0)?;
+            self.runtime.block_on(compact(
+                &self.setup.archive,
+                self.setup.timeline,
+                &parts,
+                &self.setup.limits,
+                self.setup.epoch.number(),
+                self.setup.compression,
+            ))?;
+        }
+        if self.setup.unindexed >= index::NARROW {
+            self.wait_for_uploads(0)?;
+            let engine = self.setup.engine.as_ref();
+            let written = super::roll_up(&self.setup.archive, engine, self.setup.timeline, self.setup.epoch.number());
+            self.runtime.block_on(written)?;
+            self.setup.unindexed = 0;
+        }
+        Ok(())
+    }
+
+    fn wait_for_uploads(&mut self, most: usize) -> Result<()> {
+        while self.uploads.len() > most {
+            if let Some(task) = self.uploads.pop_front() {
+                self.runtime.block_on(task).map_err(|e| Error::failure("an upload stopped").because(e))?;
+            }
+        }
+        self.shared.take_failure().map_or(Ok(()), Err)
+    }
+}
+
+/// The last part of an object's name.
+fn file_name(object: &str) -> &str {
+    object.rsplit('/').next().unwrap_or(object)
+}
+
+/// A closed segment on its way to the store.
+enum Made {
+    /// Compressed already.
+    InMemory(Finished),
+    /// Raw in a full tail.
+    InTail { writer: Box<SegmentWriter>, path: PathBuf, bytes: u64 },
+}
+
+/// Creates a segment, reports it durable, and only then removes the tail it came from.
+async fn create(
+    archive: &Archive,
+    timeline: TimelineId,
+    epoch: &Epoch,
+    codec: Codec,
+    made: Made,
+    summary: &Summary,
+    shared: &Shared,
+) -> Result<()> {
+    let (finished, tail) = match made {
+        Made::InMemory(finished) => (finished, None),
+        Made::InTail { writer, path, bytes } => {
+            let (from, summary) = (path.clone(), summary.clone());
+            let compressed = tokio::task::spawn_blocking(move || compress_file(*writer, &from, bytes, &summary)).await;
+            (compressed.map_err(|e| Error::failure("a sealer stopped").because(e))??, Some(path))
+        }
+    };
+    let object = ObjectName::Segment { timeline, range: summary.range, epoch: epoch.number(), codec };
+    archive.store.create(&archive.layout.name(&object), finished.body).await?;
+    epoch.check(archive.store.as_ref()).await?;
+    shared.durable(summary.range, summary.boundary, summary.times.map(|t| t.1));
+    if let Some(path) = tail {
+        tokio::fs::remove_file(&path).await.map_err(|e| Error::store_io("remove sealed tail", &path, e))?;
+    }
+    Ok(())
+}
+
+fn compress_file(mut writer: SegmentWriter, path: &Path, bytes: u64, summary: &Summary) -> Result<Finished> {
+    let file = std::fs::File::open(path).map_err(|e| Error::store_io("open", path, e))?;
+    let mut buffer = vec![0u8; 1 << 18];
+    let mut done = 0;
+    while done < bytes {
+        let want = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = buffer.get_mut(..want).unwrap_or_default();
+        file.read_exact_at(piece, done).map_err(|e| Error::store_io("read", path, e))?;
+        writer.write(piece);
+        done += want as u64;
+    }
+    writer.finish(summary)
+}

@@ -1,0 +1,166 @@
+//! Promise: after a failover the archive goes on with the new timeline, nothing is
+//! overwritten, and both histories restore.
+
+use std::collections::BTreeSet;
+
+use crate::support::load::{mark, marker_table, pgbench_tables};
+use crate::support::oracle::{
+    amcheck, archive_start, assert_ready_data_dir, assert_segments_equal_wal, marker_commit_times, marker_xids,
+    open_restored, segment_files,
+};
+use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
+
+/// Waits until the standby has replayed all that the primary has.
+fn wait_for_standby(primary: &Server, standby: &Server) {
+    let end = crate::support::server::format_lsn(primary.flush_lsn());
+    condition("the standby to follow", PATIENCE, || {
+        (standby.sql(&format!("select pg_last_wal_replay_lsn() >= '{end}'")) == "t").then_some(())
+    });
+}
+
+/// A primary and a standby, archived from the primary up to the same place in the
+/// middle of a WAL file; then the standby is promoted.
+struct Failover<'a> {
+    primary: Server,
+    standby: Server,
+    pitr: Pitr<'a>,
+    before: BTreeSet<u32>,
+}
+
+fn failover(scratch: &Scratch) -> Failover<'_> {
+    let primary = Server::builder(scratch, "primary").wal_segment_mib(1).start();
+    pgbench_tables(&primary, 1);
+    marker_table(&primary);
+    let standby = primary.standby(scratch, "standby");
+    // Both at once, as an operator writes it: the one that takes writes is followed.
+    let url = format!(
+        "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres?target_session_attrs=read-write",
+        primary.port(),
+        standby.port()
+    );
+    let pitr = Pitr::new(scratch).source_url(url);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let load = Load::pgbench(&primary, 2);
+    crate::support::load::wait_for_wal(&primary, 3 << 20);
+    load.stop(&primary);
+    let before = (0..5).map(|_| mark(&primary)).collect();
+    wait_for_standby(&primary, &standby);
+    Failover { primary, standby, pitr, before }
+}
+
+#[test]
+fn a_promotion_in_the_middle_of_a_wal_file_is_followed() {
+    let scratch = Scratch::new();
+    let Failover { mut primary, standby, pitr, mut before } = failover(&scratch);
+    let mut archiver = pitr.archive();
+    archiver.wait_until_caught_up(&primary);
+    primary.stop_immediate();
+    standby.promote();
+    before.insert(mark(&standby));
+    archiver.wait_until_caught_up(&standby);
+    let load = Load::pgbench(&standby, 2);
+    crate::support::load::wait_for_wal(&standby, 3 << 20);
+    load.stop(&standby);
+    let end = standby.switch_wal();
+    archiver.wait_until_acknowledged(&standby, end);
+    archiver.stop();
+
+    // The whole files of the new timeline, the first of which begins with a copy of
+    // the old one's bytes in the server's directory, from the switch on.
+    let segments = segment_files(&pitr.cluster_dir());
+    assert!(segments.iter().any(|s| s.timeline == 1) && segments.iter().any(|s| s.timeline == 2));
+    assert!(archive_start(&pitr.cluster_dir(), 2) > 0);
+    assert!(assert_segments_equal_wal(&pitr.cluster_dir(), &standby, 2, end) >= 2);
+
+    let to = scratch.join("restored");
+    pitr.restore(&standby, &to, &["--target", "latest"]);
+    assert_ready_data_dir(&to);
+    let restored = open_restored(&scratch, "restored", &standby, &to);
+    assert_eq!(marker_xids(&restored), before);
+    assert_eq!(restored.checksums(), standby.checksums());
+    amcheck(&restored);
+}
+
+/// The old primary wrote on after the standby's promotion, and both were archived:
+/// each timeline's own end can be asked for.
+#[test]
+fn either_timeline_restores_after_a_split() {
+    let scratch = Scratch::new();
+    let Failover { mut primary, standby, pitr, before } = failover(&scratch);
+    let mut old = before.clone();
+    // The archive follows the old primary a little beyond the switch...
+    standby.promote();
+    let only_old = mark(&primary);
+    old.insert(only_old);
+    pitr.catch_up();
+    let old_time = marker_commit_times(&primary)[&only_old].clone();
+    primary.stop_immediate();
+    // ...and then finds the promoted one, which has diverged before that.
+    let mut new = before;
+    let only_new = mark(&standby);
+    new.insert(only_new);
+    pitr.catch_up();
+
+    let latest = scratch.join("latest");
+    pitr.restore(&standby, &latest, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "latest", &standby, &latest);
+    assert_eq!(restored.sql("select count(*) from marker").parse::<usize>().unwrap(), new.len());
+    assert_eq!(marker_commit_times(&restored), marker_commit_times(&standby));
+    drop(restored);
+
+    let orphan = scratch.join("orphan");
+    pitr.restore(&standby, &orphan, &["--target-time", &old_time, "--target-timeline", "1"]);
+    assert_ready_data_dir(&orphan);
+    let restored = open_restored(&scratch, "orphan", &standby, &orphan);
+    assert_eq!(marker_xids(&restored), old);
+    assert_eq!(marker_commit_times(&restored)[&only_old], old_time);
+}
+
+#[test]
+fn a_moment_before_the_promotion_restores_from_the_new_history() {
+    let scratch = Scratch::new();
+    let Failover { mut primary, standby, pitr, before } = failover(&scratch);
+    pitr.catch_up();
+    let last = *before.last().unwrap();
+    let time = marker_commit_times(&standby)[&last].clone();
+    primary.stop_immediate();
+    standby.promote();
+    mark(&standby);
+    pitr.catch_up();
+    let to = scratch.join("restored");
+    pitr.restore(&standby, &to, &["--target-time", &time]);
+    assert_ready_data_dir(&to);
+    let restored = open_restored(&scratch, "restored", &standby, &to);
+    assert_eq!(marker_xids(&restored), before);
+}
+
+/// Three promotions in a row.
+#[test]
+fn timelines_may_follow_one_another() {
+    let scratch = Scratch::new();
+    let first = Server::builder(&scratch, "s1").wal_segment_mib(1).start();
+    marker_table(&first);
+    let pitr = Pitr::new(&scratch).source(&first);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let mut current = first;
+    let mut rows = BTreeSet::new();
+    for generation in 2..=4 {
+        let next = current.standby(&scratch, &format!("s{generation}"));
+        rows.insert(mark(&current));
+        wait_for_standby(&current, &next);
+        // A standby made just now does not have the log from before it was made.
+        Pitr::new(&scratch).source(&current).catch_up();
+        current.stop_immediate();
+        next.promote();
+        rows.insert(mark(&next));
+        Pitr::new(&scratch).source(&next).catch_up();
+        current = next;
+    }
+    assert_eq!(current.timeline(), 4);
+    let to = scratch.join("restored");
+    pitr.restore(&current, &to, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "restored", &current, &to);
+    assert_eq!(marker_xids(&restored), rows);
+}

@@ -1,0 +1,421 @@
+//! Promise: `pitr restore` gives back the database as it stood at that instant, the
+//! last transaction in and the first one out being exactly the right ones.
+//!
+//! The ruler is the server's own: `pg_waldump` lists every end of a transaction in
+//! WAL order with its time, and PostgreSQL's rule (stop before the first one that is
+//! later) says which marker rows a restored cluster must hold.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::support::load::{mark, marker_table, pgbench_tables, wait_for_markers};
+use crate::support::oracle::{
+    TransactionEnd, amcheck, archive_start, assert_ready_data_dir, marker_commit_times, marker_xids, open_restored,
+    replayed_at_time, transactions,
+};
+use crate::support::server::format_lsn;
+use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, Version, condition, seed};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// An archived server whose history is fully known.
+struct Archive<'a> {
+    scratch: &'a Scratch,
+    server: Server,
+    pitr: Pitr<'a>,
+    /// Every end of a transaction after the base backup, in WAL order.
+    ends: Vec<TransactionEnd>,
+    markers: BTreeSet<u32>,
+    restores: usize,
+}
+
+impl<'a> Archive<'a> {
+    /// A base backup, then `rows` marker rows under `pgbench`'s load by two more
+    /// writers, an idle stretch, and some more rows.
+    fn under_load(scratch: &'a Scratch, rows: u64) -> Self {
+        let server = Server::new(scratch, "source");
+        pgbench_tables(&server, 1);
+        marker_table(&server);
+        let pitr = Pitr::new(scratch).source(&server);
+        pitr.ok(["init"]);
+        pitr.catch_up();
+        let load = Load::pgbench_at(&server, 2, 200);
+        let markers = Load::markers(scratch, &server, 2, 3);
+        wait_for_markers(&server, rows);
+        markers.stop(&server);
+        load.stop(&server);
+        server.sql("select pg_sleep(1.5)");
+        for _ in 0..5 {
+            mark(&server);
+        }
+        pitr.catch_up();
+        let start = archive_start(&pitr.cluster_dir(), 1);
+        let ends = transactions(&server, 1, start, server.flush_lsn());
+        let markers = marker_xids(&server);
+        Self { scratch, server, pitr, ends, markers, restores: 0 }
+    }
+
+    /// The ends of marker transactions, in WAL order, by index into `ends`.
+    fn marker_ends(&self) -> Vec<usize> {
+        (0..self.ends.len()).filter(|i| self.markers.contains(&self.ends[*i].xid)).collect()
+    }
+
+    /// The marker rows that a restore must hold when `replayed` ends were replayed.
+    fn expected(&self, replayed: usize) -> BTreeSet<u32> {
+        // Rows whose transactions ended before the archive begins are in the base.
+        let later: BTreeSet<u32> = self.ends[replayed..].iter().map(|end| end.xid).collect();
+        self.markers.difference(&later).copied().collect()
+    }
+
+    /// Restores with `target`, opens the result and checks that it holds exactly the
+    /// transactions that ended before number `replayed`.
+    #[track_caller]
+    fn check(&mut self, target: &[&str], replayed: usize) -> Server {
+        self.restores += 1;
+        let name = format!("r{}", self.restores);
+        let to = self.scratch.join(&name);
+        let said = self.pitr.restore(&self.server, &to, target);
+        assert_ready_data_dir(&to);
+        // The last one in and the first one out are both named.
+        let named = |end: Option<&TransactionEnd>| {
+            if let Some(end) = end.filter(|end| end.committed) {
+                let xid = end.xid.to_string();
+                assert!(said.said().contains(&xid), "transaction {xid} is not named in {said}");
+            }
+        };
+        named(replayed.checked_sub(1).and_then(|i| self.ends.get(i)));
+        named(self.ends.get(replayed));
+        let restored = open_restored(self.scratch, &name, &self.server, &to);
+        let have = marker_xids(&restored);
+        let want = self.expected(replayed);
+        assert!(
+            have == want,
+            "{target:?}: too much: {:?}, missing: {:?}",
+            have.difference(&want).collect::<Vec<_>>(),
+            want.difference(&have).collect::<Vec<_>>()
+        );
+        restored
+    }
+
+    #[track_caller]
+    fn check_time(&mut self, time: &str) {
+        let replayed = replayed_at_time(&self.ends, time, true);
+        drop(self.check(&["--target-time", time], replayed));
+    }
+}
+
+/// `time` and some microseconds more or less, by the server.
+fn shifted(server: &Server, time: &str, microseconds: i64) -> String {
+    server.sql(&format!(
+        "select to_char((timestamptz '{time}' + interval '{microseconds} microseconds') at time zone 'UTC',
+                        'YYYY-MM-DD HH24:MI:SS.US') || '+00'"
+    ))
+}
+
+#[test]
+fn holds_exactly_the_commits_at_or_before_many_times() {
+    let scratch = Scratch::new();
+    let mut archive = Archive::under_load(&scratch, 400);
+    let mut rng = StdRng::seed_from_u64(seed());
+    let markers = archive.marker_ends();
+    for _ in 0..3 {
+        let time = archive.ends[markers[rng.random_range(0..markers.len() - 5)]].time.clone();
+        // On the boundary, a microsecond before it, and in between.
+        archive.check_time(&time);
+        let before = shifted(&archive.server, &time, -1);
+        archive.check_time(&before);
+        let between = shifted(&archive.server, &time, rng.random_range(1..4000));
+        archive.check_time(&between);
+    }
+}
+
+#[test]
+fn a_quiet_database_restores_to_a_time_in_which_nothing_happened() {
+    let scratch = Scratch::new();
+    let mut archive = Archive::under_load(&scratch, 50);
+    // The idle stretch lies before the last five marker rows.
+    let markers = archive.marker_ends();
+    let last_busy = archive.ends[markers[markers.len() - 6]].time.clone();
+    let idle = shifted(&archive.server, &last_busy, 700_000);
+    archive.check_time(&idle);
+}
+
+/// The time of the very last commit is inside; PostgreSQL alone would end with
+/// "recovery ended before configured recovery target was reached".
+#[test]
+fn the_last_commit_of_the_archive_can_be_asked_for() {
+    let scratch = Scratch::new();
+    let mut archive = Archive::under_load(&scratch, 50);
+    let last = archive.ends.last().unwrap().time.clone();
+    archive.check_time(&last);
+}
+
+#[test]
+fn latest_is_everything_and_equals_the_source() {
+    let scratch = Scratch::new();
+    let mut archive = Archive::under_load(&scratch, 100);
+    let all = archive.ends.len();
+    let restored = archive.check(&["--target", "latest"], all);
+    assert_eq!(restored.checksums(), archive.server.checksums());
+    amcheck(&restored);
+}
+
+#[test]
+fn exclusive_leaves_out_the_transaction_exactly_there() {
+    let scratch = Scratch::new();
+    let mut archive = Archive::under_load(&scratch, 100);
+    let markers = archive.marker_ends();
+    let end = archive.ends[markers[markers.len() / 2]].clone();
+    let replayed = replayed_at_time(&archive.ends, &end.time, false);
+    drop(archive.check(&["--target-time", &end.time, "--exclusive"], replayed));
+
+    let place = archive.ends.iter().position(|e| e.xid == end.xid).unwrap();
+    drop(archive.check(&["--target-xid", &end.xid.to_string(), "--exclusive"], place));
+    drop(archive.check(&["--target-xid", &end.xid.to_string()], place + 1));
+}
+
+/// An LSN names a record by its beginning: inclusive replays that record, exclusive
+/// stops before it, as `recovery_target_lsn` does.
+#[test]
+fn an_lsn_is_understood_as_postgresql_does() {
+    let scratch = Scratch::new();
+    let mut archive = Archive::under_load(&scratch, 100);
+    let markers = archive.marker_ends();
+    let place = markers[markers.len() / 2];
+    let lsn = format_lsn(archive.ends[place].lsn);
+    drop(archive.check(&["--target-lsn", &lsn], place + 1));
+    drop(archive.check(&["--target-lsn", &lsn, "--exclusive"], place));
+}
+
+#[test]
+fn a_restore_point_is_found_by_its_name() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let inside = mark(&server);
+    server.sql("select pg_create_restore_point('before the release')");
+    mark(&server);
+    pitr.catch_up();
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target-name", "before the release"]);
+    assert_ready_data_dir(&to);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(marker_xids(&restored), BTreeSet::from([inside]));
+}
+
+/// The job that all this is for.
+#[test]
+fn a_dropped_table_is_back_and_every_table_is_as_it_was() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    pgbench_tables(&server, 2);
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    let mut archiver = pitr.archive();
+    archiver.wait_until_caught_up(&server);
+    let load = Load::pgbench(&server, 2);
+    crate::support::load::wait_for_wal(&server, 20 << 20);
+    load.stop(&server);
+    mark(&server);
+    let sums = server.checksums();
+    let moment = server.now();
+    server.sql("select pg_sleep(0.01); drop table pgbench_accounts");
+    mark(&server);
+    archiver.wait_until_caught_up(&server);
+    archiver.stop();
+
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target-time", &moment]);
+    assert_ready_data_dir(&to);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(restored.checksums(), sums);
+    amcheck(&restored);
+}
+
+#[test]
+fn the_time_may_be_written_in_every_form_that_names_its_zone() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let inside = mark(&server);
+    let time = marker_commit_times(&server)[&inside].clone();
+    mark(&server);
+    pitr.catch_up();
+    let (clock, _) = time.split_once('+').unwrap();
+    let berlin = server.sql(&format!("set timezone = 'Europe/Berlin'; select timestamptz '{time}'"));
+    let plain = |zone: &str| {
+        server.sql(&format!("select to_char(timestamptz '{time}' at time zone '{zone}', 'YYYY-MM-DD HH24:MI:SS.US')"))
+    };
+    let forms: Vec<Vec<String>> = vec![
+        vec![format!("{}Z", clock.replace(' ', "T"))],
+        vec![format!("{clock}Z")],
+        vec![time.clone()],
+        vec![berlin],
+        vec![format!("{}[Europe/Berlin]", plain("Europe/Berlin"))],
+        vec![plain("Europe/Berlin"), "--tz".into(), "Europe/Berlin".into()],
+    ];
+    let plans: Vec<String> = forms
+        .iter()
+        .map(|form| {
+            let mut words = vec!["plan".to_owned(), "--target-time".to_owned()];
+            words.extend(form.clone());
+            let finished = pitr.ok(&words);
+            assert!(finished.said().contains(&inside.to_string()), "{inside} is not the last one in: {finished}");
+            finished.stdout
+        })
+        .collect();
+    for plan in &plans {
+        assert_eq!(plan, &plans[0]);
+    }
+}
+
+#[test]
+fn delta_makes_an_old_copy_into_the_moment_asked_for() {
+    let scratch = Scratch::new();
+    let mut archive = Archive::under_load(&scratch, 100);
+    let all = archive.ends.len();
+    let place = archive.marker_ends()[20];
+    let time = archive.ends[place].time.clone();
+    let early = replayed_at_time(&archive.ends, &time, true);
+    // A restored copy that lived on by itself for a while, with files of its own.
+    let mut lived = archive.check(&["--target", "latest"], all);
+    lived.sql("create table of_its_own as select generate_series(1, 1000) n; delete from marker; vacuum full marker;");
+    lived.stop();
+    let to = lived.data().to_path_buf();
+    std::fs::write(to.join("base/left_over"), "nobody's file").unwrap();
+
+    archive.pitr.run_restore(&archive.server, &to, &["--target-time", &time]).exit(5).says(&["--delta"]);
+    archive.pitr.restore(&archive.server, &to, &["--target-time", &time, "--delta"]);
+    assert_ready_data_dir(&to);
+    assert!(!to.join("base/left_over").exists());
+    lived.start();
+    assert_eq!(marker_xids(&lived), archive.expected(early));
+    assert_eq!(lived.sql("select to_regclass('of_its_own') is null"), "t");
+    amcheck(&lived);
+}
+
+#[test]
+fn delta_refuses_a_directory_in_which_a_server_runs() {
+    let scratch = Scratch::new();
+    let mut archive = Archive::under_load(&scratch, 20);
+    let all = archive.ends.len();
+    let running = archive.check(&["--target", "latest"], all);
+    let refused = archive.pitr.run_restore(&archive.server, running.data(), &["--target", "latest", "--delta"]);
+    refused.exit(5).says(&["postmaster.pid"]);
+    assert_eq!(marker_xids(&running), archive.expected(all));
+}
+
+/// `--no-recover` lays out files and settings; a server elsewhere then replays with
+/// an ordinary `restore_command`.
+#[test]
+fn no_recover_leaves_the_replay_to_an_ordinary_server() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server).by_server_user();
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let inside = BTreeSet::from([mark(&server), mark(&server)]);
+    let time = marker_commit_times(&server)[inside.last().unwrap()].clone();
+    mark(&server);
+    pitr.catch_up();
+
+    let to = scratch.join("laid-out");
+    pitr.restore(&server, &to, &["--target-time", &time, "--no-recover"]);
+    assert!(to.join("recovery.signal").exists());
+    assert!(to.join("backup_label").exists());
+    let mut restored = Server::at(&scratch, "laid-out", Version::System, to);
+    let command = format!("'{}' --store '{}' wal-fetch %f \"%p\"", pitr.binary().display(), pitr.store().display());
+    restored.launch(&[("restore_command", &command), ("recovery_target_action", "promote")]);
+    condition("the server to end recovery", PATIENCE, || {
+        (restored.try_sql("select pg_is_in_recovery()").ok()? == "f").then_some(())
+    });
+    assert_eq!(marker_xids(&restored), inside);
+}
+
+#[test]
+fn tablespaces_move_to_where_the_map_says() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    let old = scratch.server_dir("fast disk");
+    let new = scratch.server_dir("moved");
+    server.sql(&format!("create tablespace fast location '{}'", old.display()));
+    server.sql("create table there (n int) tablespace fast; insert into there select generate_series(1, 10000)");
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    server.sql("insert into there select generate_series(1, 500)");
+    pitr.catch_up();
+
+    let to = scratch.join("restored");
+    // On the machine of the source its own directory is in use: refused, and named.
+    pitr.run_restore(&server, &to, &["--target", "latest"]).exit(5).says(&["tablespace", &old.to_string_lossy()]);
+    let map = format!("{}={}", old.display(), new.display());
+    pitr.restore(&server, &to, &["--target", "latest", "--tablespace-map", &map]);
+    assert_ready_data_dir(&to);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(restored.sql("select count(*), sum(n) from there"), server.sql("select count(*), sum(n) from there"));
+    let location = restored.sql("select pg_tablespace_location(oid) from pg_tablespace where spcname = 'fast'");
+    assert_eq!(Path::new(&location), new);
+    amcheck(&restored);
+}
+
+#[test]
+fn start_leaves_a_server_that_answers() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let inside = mark(&server);
+    pitr.catch_up();
+    let to = scratch.join("restored");
+    // The source holds the port of the copied configuration.
+    pitr.restore(&server, &to, &["--target", "latest", "--start"]);
+    let started = RunningServer::of(&to);
+    let rows = started.sql("select xid from marker");
+    assert_eq!(rows, inside.to_string());
+    assert_eq!(started.sql("select pg_is_in_recovery()"), "f");
+}
+
+/// A server that pitr started, known by its `postmaster.pid`: process id, data
+/// directory, start time, port, socket directory, listen address, one per line.
+struct RunningServer {
+    pid: rustix::process::Pid,
+    url: String,
+}
+
+impl RunningServer {
+    fn of(data: &Path) -> Self {
+        let text = std::fs::read_to_string(data.join("postmaster.pid")).expect("a running server");
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let host = if lines[4].is_empty() { lines[5] } else { lines[4] };
+        Self {
+            pid: rustix::process::Pid::from_raw(lines[0].parse().expect("a process id")).expect("a process id"),
+            url: format!("postgres://postgres@/postgres?host={host}&port={}", lines[3]),
+        }
+    }
+
+    fn sql(&self, statement: &str) -> String {
+        crate::support::programs::must(
+            crate::support::programs::client("psql").args(["-X", "-A", "-t", "-c", statement, "-d", &self.url]),
+        )
+    }
+}
+
+impl Drop for RunningServer {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::INT);
+        condition("the started server to end", PATIENCE, || {
+            rustix::process::test_kill_process(self.pid).is_err().then_some(())
+        });
+    }
+}

@@ -1,0 +1,191 @@
+//! Promise: `wal-fetch` and `wal-push` behave as PostgreSQL's `restore_command` and
+//! `archive_command` need it, exit codes above all: 1 to 125 mean "end of WAL" to the
+//! server, so that only a proven absence may say so.
+
+use std::path::Path;
+
+use crate::support::load::{mark, marker_table, pgbench_tables};
+use crate::support::oracle::{amcheck, archive_start, assert_same_bytes, open_restored, segment_files, wal_file_name};
+use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
+
+fn archived(scratch: &Scratch) -> (Server, Pitr<'_>, u64) {
+    let server = Server::builder(scratch, "server").wal_segment_mib(1).start();
+    pgbench_tables(&server, 1);
+    let pitr = Pitr::new(scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let load = Load::pgbench(&server, 2);
+    crate::support::load::wait_for_wal(&server, 4 << 20);
+    load.stop(&server);
+    let end = server.switch_wal();
+    pitr.catch_up();
+    (server, pitr, end)
+}
+
+fn fetch(pitr: &Pitr, name: &str, to: &Path) -> crate::support::Finished {
+    pitr.run(["wal-fetch".as_ref(), name.as_ref(), to.as_os_str()])
+}
+
+#[test]
+fn fetched_files_are_the_servers() {
+    let scratch = Scratch::new();
+    let (server, pitr, end) = archived(&scratch);
+    let size = server.wal_segment_bytes();
+    let mut compared = 0;
+    let mut at = archive_start(&pitr.cluster_dir(), 1).next_multiple_of(size);
+    while at < end {
+        let name = wal_file_name(1, at, size);
+        let to = scratch.join(&name);
+        fetch(&pitr, &name, &to).success();
+        assert_same_bytes(&name, &std::fs::read(&to).unwrap(), &std::fs::read(server.wal_dir().join(&name)).unwrap());
+        compared += 1;
+        at += size;
+    }
+    assert!(compared >= 4);
+}
+
+#[test]
+fn a_proven_absence_is_exit_1_and_leaves_no_file() {
+    let scratch = Scratch::new();
+    let (server, pitr, end) = archived(&scratch);
+    let size = server.wal_segment_bytes();
+    for name in
+        [wal_file_name(1, end + 100 * size, size), wal_file_name(7, end - size, size), "00000002.history".into()]
+    {
+        let to = scratch.join("absent");
+        fetch(&pitr, &name, &to).exit(1);
+        assert!(!to.exists());
+    }
+}
+
+#[test]
+fn anything_else_is_126_or_more() {
+    let scratch = Scratch::new();
+    let (server, pitr, end) = archived(&scratch);
+    let size = server.wal_segment_bytes();
+    let name = wal_file_name(1, end - size, size);
+    let above = |what: &str, finished: crate::support::Finished| {
+        assert!(finished.code.is_some_and(|c| c >= 126), "{what}: {finished}");
+    };
+    above("not a name", fetch(&pitr, "../../etc/passwd", &scratch.join("x")));
+    above("no store", fetch(&Pitr::with_store(&scratch, "nowhere"), &name, &scratch.join("x")));
+    above("directory missing", fetch(&pitr, &name, &scratch.join("no/such/dir/file")));
+    above("bad option", pitr.run(["wal-fetch", "--no-such-option", &name, "x"]));
+    above("too few words", pitr.run(["wal-fetch", &name]));
+    // A damaged segment must never look like the end of the WAL.
+    let segment = segment_files(&pitr.cluster_dir())
+        .into_iter()
+        .filter(|s| s.start < end && s.end > end - size)
+        .max()
+        .expect("the segment of that WAL file");
+    let mut bytes = std::fs::read(&segment.path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::set_permissions(&segment.path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::write(&segment.path, bytes).unwrap();
+    let refused = fetch(&pitr, &name, &scratch.join("x"));
+    let file = segment.path.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(refused.said().contains(&file), "{file} is not named in {refused}");
+    above("damaged segment", refused);
+    assert!(!scratch.join("x").exists());
+}
+
+#[test]
+fn a_hole_in_the_archive_is_not_the_end_of_the_wal() {
+    let scratch = Scratch::new();
+    let (server, pitr, end) = archived(&scratch);
+    let size = server.wal_segment_bytes();
+    let hole = end - 2 * size;
+    for segment in segment_files(&pitr.cluster_dir()) {
+        if segment.start < hole + size && segment.end > hole {
+            std::fs::remove_file(&segment.path).unwrap();
+        }
+    }
+    let finished = fetch(&pitr, &wal_file_name(1, hole, size), &scratch.join("x"));
+    assert!(finished.code.is_some_and(|c| c >= 126), "{finished}");
+}
+
+/// `archive_command` and nothing else: no slot, no streaming.
+#[test]
+fn an_archive_command_fills_an_archive_that_restores() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).setting("archive_mode", "on").start();
+    pgbench_tables(&server, 1);
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server).by_server_user();
+    pitr.ok(["init"]);
+    let command = format!("'{}' --store '{}' wal-push \"%p\"", pitr.binary().display(), pitr.store().display());
+    server.sql(&format!(
+        "alter system set archive_command = '{}'; select pg_reload_conf();",
+        command.replace('\'', "''")
+    ));
+    pitr.ok(["backup"]);
+    let load = Load::pgbench(&server, 2);
+    crate::support::load::wait_for_wal(&server, 3 << 20);
+    load.stop(&server);
+    let row = mark(&server);
+    let last = server.sql("select pg_walfile_name(pg_current_wal_lsn())");
+    server.switch_wal();
+    condition(format!("{last} to be archived"), PATIENCE, || {
+        (server.sql(&format!("select last_archived_wal >= '{last}' from pg_stat_archiver")) == "t").then_some(())
+    });
+    assert_eq!(server.sql("select failed_count from pg_stat_archiver"), "0", "{}", server.log_text());
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert!(crate::support::oracle::marker_xids(&restored).contains(&row));
+    amcheck(&restored);
+}
+
+/// PostgreSQL pushes a file again when it crashed before it noted the success.
+#[test]
+fn pushing_the_same_file_again_succeeds_and_other_content_is_refused() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).start();
+    pgbench_tables(&server, 1);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    let size = server.wal_segment_bytes();
+    let name = wal_file_name(1, server.switch_wal() - size, size);
+    let path = server.wal_dir().join(&name);
+    for _ in 0..3 {
+        pitr.ok(["wal-push".as_ref(), path.as_os_str()]);
+    }
+    let to = scratch.join("fetched");
+    fetch(&pitr, &name, &to).success();
+    assert_same_bytes(&name, &std::fs::read(&to).unwrap(), &std::fs::read(&path).unwrap());
+
+    // The same name with other, well-formed content: another cluster's file.
+    let other = Server::builder(&scratch, "other").wal_segment_mib(1).start();
+    pgbench_tables(&other, 1);
+    let theirs = other.wal_dir().join(&name);
+    if theirs.exists() {
+        pitr.run(["wal-push".as_ref(), theirs.as_os_str()]).exit(5).says(&["system identifier"]);
+    }
+    // The same name with a changed byte.
+    let changed = scratch.join(&name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[size as usize / 2] ^= 1;
+    std::fs::write(&changed, bytes).unwrap();
+    let refused = pitr.run(["wal-push".as_ref(), changed.as_os_str()]);
+    assert!(refused.code.is_some_and(|c| c == 4 || c == 13), "{refused}");
+    fetch(&pitr, &name, &to).success();
+    assert_same_bytes(&name, &std::fs::read(&to).unwrap(), &std::fs::read(&path).unwrap());
+}
+
+#[test]
+fn a_cut_off_wal_file_is_not_taken() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).start();
+    pgbench_tables(&server, 1);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    let size = server.wal_segment_bytes();
+    let name = wal_file_name(1, server.switch_wal() - size, size);
+    let bytes = std::fs::read(server.wal_dir().join(&name)).unwrap();
+    let short = scratch.join(&name);
+    std::fs::write(&short, &bytes[..bytes.len() / 2]).unwrap();
+    let refused = pitr.run(["wal-push".as_ref(), short.as_os_str()]);
+    assert!(refused.code.is_some_and(|c| c != 0), "{refused}");
+    fetch(&pitr, &name, &scratch.join("fetched")).exit(1);
+}
