@@ -224,10 +224,11 @@ impl Run<'_> {
     /// Writes these pieces.
     async fn write(&self, pieces: Vec<Piece>) -> Result<()> {
         let units: Vec<Arc<Unit>> = work::units(&self.job.base, pieces).into_iter().map(Arc::new).collect();
-        let next = AtomicUsize::new(0);
-        let worker = || async {
+        let shares = Shares::new(units.len(), self.jobs);
+        let (units, shares) = (&units, &shares);
+        let worker = |own: usize| async move {
             let mut scratch = Scratch::default();
-            while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(unit) = shares.next(own).and_then(|index| units.get(index)) {
                 let whole = self.read(&unit.whole).await?;
                 let mut deltas = Vec::with_capacity(unit.deltas.len());
                 for read in &unit.deltas {
@@ -244,7 +245,7 @@ impl Run<'_> {
             }
             Ok::<_, Error>(())
         };
-        try_join_all((0..self.jobs).map(|_| worker())).await?;
+        try_join_all((0..self.jobs).map(worker)).await?;
         Ok(())
     }
 
@@ -258,6 +259,27 @@ impl Run<'_> {
                 self.store.location()
             ))
             .hint("`pitr list` shows other bases; an older one may not need it")
+        })
+    }
+}
+
+/// Units divided among workers: each has a run of its own, so that two of them
+/// seldom write to one file, where they would wait for the kernel's lock on it; who
+/// is through with his helps the next.
+struct Shares(Vec<(AtomicUsize, usize)>);
+
+impl Shares {
+    fn new(units: usize, jobs: usize) -> Self {
+        let start = |job: usize| units * job / jobs;
+        Self((0..jobs).map(|job| (AtomicUsize::new(start(job)), start(job + 1))).collect())
+    }
+
+    /// The next unit for the worker whose share is `own`.
+    fn next(&self, own: usize) -> Option<usize> {
+        let (before, from) = self.0.split_at_checked(own)?;
+        from.iter().chain(before).find_map(|(next, end)| {
+            // A share that is through may be counted on by many: far from overflow.
+            Some(next.fetch_add(1, Ordering::Relaxed)).filter(|index| index < end)
         })
     }
 }

@@ -301,3 +301,14 @@ fn a_live_server_is_told_from_a_leftover() {
         assert!(live_server(dir.path()).is_err(), "{text:?}");
     }
 }
+
+#[test]
+fn workers_together_do_every_unit_once() {
+    for (units, jobs) in [(0, 3), (1, 3), (7, 3), (100, 1), (5, 8)] {
+        let shares = Shares::new(units, jobs);
+        let mut done: Vec<usize> = (0..jobs).flat_map(|_| shares.next(0)).collect();
+        done.extend((0..jobs).rev().flat_map(|own| std::iter::from_fn(|| shares.next(own)).collect::<Vec<_>>()));
+        done.sort_unstable();
+        assert_eq!(done, (0..units).collect::<Vec<_>>());
+    }
+}
