@@ -193,8 +193,10 @@ struct Writer {
 pub fn run(setup: Setup, mut queue: mpsc::Receiver<Input>) -> (JoinHandle<Result<()>>, watch::Receiver<Progress>) {
     let boundary = setup.scanner.boundary().min(setup.start);
     let start = setup.carried.as_ref().map_or(setup.start, |carried| carried.start);
-    let (progress, receiver) =
-        watch::channel(Progress { received: setup.start, durable: boundary.min(start), newest: None });
+    // What a tail holds is told only once it is durable under our own hand; until then
+    // nothing is, for a position told to the server must never go back.
+    let durable = if setup.carried.is_some() { Offset::ZERO } else { boundary.min(start) };
+    let (progress, receiver) = watch::channel(Progress { received: setup.start, durable, newest: None });
     let shared = Arc::new(Shared {
         tracker: Mutex::new(AckTracker::new(start, boundary.min(start))),
         progress,
