@@ -6,12 +6,29 @@ laying the base out again against `pgbackrest restore`.
 PITR_BENCH_SCALE (100) is pgbench's scale, about 15 MB each; PITR_BENCH_UPDATES (5000).
 """
 
+import signal
 import sys
+from contextlib import contextmanager
 
-from common import BIN, Cluster, Pitr, Report, Scratch, bytes_below, env_number, measured, rounds
+from common import BIN, Cluster, Pitr, Report, Scratch, bytes_below, env_number, measured, rounds, until
 from pgbackrest import PgBackRest, remove
 
 UPDATE = "\\set aid random(1, 100000 * :scale)\nupdate pgbench_accounts set abalance = abalance + 1 where aid = :aid;\n"
+
+
+@contextmanager
+def archiving(pitr, cluster):
+    """The archiver beside a backup, as in life: a base counts once the log over which
+    it becomes consistent is archived, and `pitr backup` waits for that."""
+    slot = f"bench_{pitr.store.name}"
+    archiver = pitr.start("archive", "--slot", slot, "--no-backup")
+    until("the archive to follow",
+          lambda: cluster.sql("select count(*) from pg_stat_replication where state = 'streaming'") == "1")
+    yield
+    archiver.send_signal(signal.SIGINT)
+    if archiver.wait(60) != 0:
+        sys.exit(f"error: pitr archive ended with {archiver.returncode}; see {pitr.log}")
+    until("the archive to be gone", lambda: cluster.sql("select count(*) from pg_stat_replication") == "0")
 
 
 def stored(pitr):
@@ -52,7 +69,8 @@ def main():
             pitr = Pitr(scratch, cluster, f"store_{number}")
             pitr.must("init")
             cluster.sql("checkpoint")
-            first.append(pitr.measured("backup").wall_s)
+            with archiving(pitr, cluster):
+                first.append(pitr.measured("backup").wall_s)
             first_bytes.append(stored(pitr))
             stores.append(pitr)
 
@@ -74,7 +92,8 @@ def main():
 
         def ours():
             before = stored(pitr)
-            second.append(pitr.measured("backup").wall_s)
+            with archiving(pitr, cluster):
+                second.append(pitr.measured("backup").wall_s)
             second_share.append(100 * (stored(pitr) - before) / first_bytes[0])
 
         def theirs():
@@ -88,7 +107,7 @@ def main():
 
     # The newest base of each, on the same data, into an empty directory. pitr needs
     # the log over which the base becomes consistent.
-    stores[0].must("archive", "--slot", "bench", "--exit-when-caught-up")
+    stores[0].must("archive", "--slot", "bench_store_0", "--exit-when-caught-up")
     lay_out, lay_out_peer = [], []
     for number, we_begin in rounds():
         def ours():
