@@ -114,17 +114,21 @@ pub(super) fn reaches<'a>(catalog: &'a Catalog, path: &Path) -> Vec<Reach<'a>> {
             reach.latest = reach.latest.max(latest);
             if !link.surplus() {
                 reach.known = reach.known.max(latest);
-                if reach.base.start <= link.info.range.start {
-                    reach.certain = reach.certain.max(latest);
-                }
             }
         };
-        if let Some(reach) = next.checked_sub(1).filter(|last| *last >= open).and_then(|last| reaches.get_mut(last)) {
-            say(reach);
+        if let Some(last) = reaches.get_mut(open..next).and_then(<[_]>::last_mut) {
+            say(last);
         }
         while let Some(reach) = reaches.get_mut(next).filter(|r| r.base.start < link.range.end) {
             say(reach);
             next += 1;
+        }
+        // The last base backup with all of the segment behind it need not be the last one
+        // that is open: others may begin in the segment.
+        let begun = reaches.get_mut(open..next).unwrap_or_default();
+        let whole = begun.partition_point(|reach| reach.base.start <= link.info.range.start);
+        if let (Some(reach), false) = (begun.get_mut(..whole).and_then(<[_]>::last_mut), link.surplus()) {
+            reach.certain = reach.certain.max(latest);
         }
     }
     if let Some(ended) = stretch {
