@@ -54,7 +54,7 @@ const RECORD_HEAD_BYTES: usize = 40;
 pub const TRAILER_BYTES: usize = 24;
 
 /// A pack is closed once its entries reach this many bytes.
-pub const PACK_BYTES: usize = 32 << 20;
+pub const PACK_BYTES: usize = 16 << 20;
 
 /// Largest pack that is read: entries up to [`PACK_BYTES`], one more, and a footer.
 pub const PACK_BYTES_MAX: u64 = 64 << 20;
@@ -180,7 +180,7 @@ impl PackWriter {
             sum.copy_from_slice(&crc(&[fields, payload]).to_le_bytes());
         }
         self.entries += 1;
-        // A pack is closed at 32 MiB and an entry has at most 1.1 MiB: u32 holds all.
+        // A pack is closed at 16 MiB and an entry has at most 1.1 MiB: u32 holds all.
         Extent { offset: start as u32, len: (end - start) as u32 }
     }
 

@@ -9,6 +9,8 @@
 //! one that it has *seen* taken; so one look at the next number tells whether a later
 //! writer exists. No lock files, no clocks that have to agree, no right to delete.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +82,15 @@ impl Epoch {
     #[must_use]
     pub const fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Whether no later writer has come to the store in the directory `root`, when that
+    /// can be told at once: `false` asks for [`Epoch::check`]. It stands between the sync
+    /// of each commit and its acknowledgement, where a change of threads would show.
+    #[must_use]
+    pub fn is_last_in(&self, root: &Path) -> bool {
+        let successor = root.join(&self.successor).symlink_metadata();
+        successor.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) && root.is_dir()
     }
 
     /// Makes sure that no later writer has come.

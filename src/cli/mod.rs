@@ -97,7 +97,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         }
     };
     output::start_logging(&cli.global);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Error::failure("cannot start").because(error), fetching),
     };

@@ -21,12 +21,18 @@ use crate::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::time::Timestamp;
 
+/// Bytes gathered before they are written without waiting for a sync.
+const GROUP_BYTES_MAX: usize = 256 << 10;
+
 /// An open tail.
 #[derive(Debug)]
 pub struct Tail {
     file: File,
     path: PathBuf,
     start: Offset,
+    /// Bytes of the group that is being gathered: one write and one sync for many
+    /// messages.
+    group: Vec<u8>,
     written: u64,
     synced: u64,
     /// The log is known to be complete up to here; kept as the modification time.
@@ -50,7 +56,7 @@ impl Tail {
         .map_err(|e| Error::store_io("create tail", &path, e.into()))?;
         let file = spare.into_file();
         sync_parent(&path)?;
-        let tail = Self { file, path, start, written: 0, synced: 0, confirmed: None };
+        let tail = Self { file, path, start, group: Vec::new(), written: 0, synced: 0, confirmed: None };
         tail.stamp();
         Ok(tail)
     }
@@ -72,7 +78,7 @@ impl Tail {
             at += piece as u64;
         }
         file.sync_data().map_err(failed)?;
-        let tail = Self { file, path, start, written, synced: written, confirmed: None };
+        let tail = Self { file, path, start, group: Vec::new(), written, synced: written, confirmed: None };
         tail.stamp();
         Ok(tail)
     }
@@ -83,44 +89,55 @@ impl Tail {
         self.start
     }
 
-    /// The bytes written so far.
+    /// The bytes appended so far.
     #[must_use]
     pub fn range(&self) -> OffsetRange {
-        OffsetRange::new(self.start, Offset(self.start.0 + self.written))
+        OffsetRange::new(self.start, Offset(self.start.0 + self.written + self.group.len() as u64))
     }
 
-    /// Writes the next bytes. They are not durable yet.
+    /// Takes the next bytes. They are not durable yet.
     ///
     /// # Errors
     /// When the disk refuses them.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, self.written).map_err(|e| Error::store_io("write", &self.path, e))?;
-        self.written += bytes.len() as u64;
-        // Writing has set the time to now, which would claim too much.
-        self.stamp();
+        self.group.extend_from_slice(bytes);
+        if self.group.len() < GROUP_BYTES_MAX { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        if !self.group.is_empty() {
+            self.file.write_all_at(&self.group, self.written).map_err(|e| Error::store_io("write", &self.path, e))?;
+            self.written += self.group.len() as u64;
+            self.group.clear();
+        }
         Ok(())
     }
 
-    /// Makes everything written so far durable. After an error the file must not be
+    /// Makes everything appended so far durable. After an error the file must not be
     /// used again: the kernel may have dropped the bytes, and a second sync would not
     /// say so.
     ///
     /// # Errors
     /// When the disk cannot promise it.
     pub fn sync(&mut self) -> Result<()> {
+        self.write()?;
         if self.synced < self.written {
             self.file.sync_data().map_err(|e| Error::store_io("sync", &self.path, e))?;
             self.synced = self.written;
+            // Writing has set the time to now.
+            self.stamp();
         }
         Ok(())
     }
 
     /// Records that the log is complete up to `time` of the source's clock, as the
     /// file's modification time: it costs no sync, and losing it in a crash only makes
-    /// the archive claim less.
+    /// the archive claim less. It waits for the sync of bytes that are not durable yet.
     pub fn confirm(&mut self, time: Timestamp) {
         self.confirmed = self.confirmed.max(Some(time));
-        self.stamp();
+        if self.range().len() == self.synced {
+            self.stamp();
+        }
     }
 
     fn stamp(&self) {

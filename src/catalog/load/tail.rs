@@ -96,7 +96,12 @@ impl Loader<'_> {
         let Some(root) = self.store.local_root() else { return Ok(None) };
         let path = root.join(self.layout.name(&tail.info().object(timeline)));
         match tokio::fs::metadata(&path).await.and_then(|data| data.modified()) {
-            Ok(time) => Ok(jiff::Timestamp::try_from(time).ok().map(Timestamp::from)),
+            // Archivers stamp whole microseconds. Anything finer is the kernel's own time of
+            // a write whose archiver died before it came to the stamp.
+            Ok(time) => {
+                let time = jiff::Timestamp::try_from(time).ok();
+                Ok(time.filter(|time| time.subsec_nanosecond() % 1000 == 0).map(Timestamp::from))
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::store_io("look at", &path, e)),
         }

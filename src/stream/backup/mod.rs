@@ -42,7 +42,7 @@ mod packer;
 pub(crate) mod tests;
 
 /// Chunks between the socket and the packer.
-const CHUNK_BUFFERS: usize = 12;
+const CHUNK_BUFFERS: usize = 8;
 
 /// Packs in memory: one that is filled, the others on their way to the store.
 const PACK_BUFFERS: usize = 3;

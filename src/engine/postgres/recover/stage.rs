@@ -5,21 +5,32 @@
 //! planned but not there yet makes the command wait; one that is not planned is absent;
 //! and once the feeder has failed every request fails with 255, which PostgreSQL takes
 //! for an error and not for the end of the log.
+//!
+//! A file the server is through with is taken back and written over, name and all:
+//! otherwise the log of a long replay would fill memory and disk for nothing. Only what
+//! a transaction prepared in it still needs must stay (`XlogReadTwoPhaseData`,
+//! `twophase.c`), so a log that prepares one is kept from there on.
 
-use std::fs::{self, File};
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::files::PostgresLogFiles;
+use super::super::wal::WalScanner;
 use super::programs::OsUser;
-use crate::engine::{LogFile, LogFiles, LogPiece, LogReader, RecoveryJob, ReplayProgress};
+use crate::engine::{Detail, LogFile, LogFiles, LogPiece, LogReader, RecoveryJob, ReplayProgress, ScanStart, Scanner};
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
 
 /// Raw bytes staged ahead of replay.
-const AHEAD_BYTES_MAX: u64 = 1 << 30;
+const AHEAD_BYTES_MAX: u64 = 128 << 20;
+
+/// Files the server took last, which it may still read: the present one, that in which
+/// the record at its beginning starts, and one to spare.
+const STILL_READ: usize = 3;
 
 /// How often the feeder looks whether the server has taken a file.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -27,7 +38,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// `$1` is the file's name, `$2` where to put it.
 const SCRIPT: &str = r#"#!/bin/sh
 # The restore_command of a private server: see pitr's documentation of restore.
-cd "$(dirname "$0")" || exit 255
+cd "${0%/*}" || exit 255
+read -r feeder < feeder
 case $1 in
 *.history)
     # Asked for more than once.
@@ -39,7 +51,7 @@ esac
 while :; do
     [ -e failed ] && exit 255
     # Nobody feeds us any more: the restore was killed.
-    [ -d "/proc/$(cat feeder)" ] || exit 255
+    [ -d "/proc/$feeder" ] || exit 255
     if [ -e "files/$1" ]; then
         # Asked for again, it is absent: the server then reads the copy it has.
         rm -f "planned/$1"
@@ -107,6 +119,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Where a whole file waits for the server.
+    fn staged(&self, name: &str) -> PathBuf {
+        self.dir.join("files").join(name)
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
         fs::write(&path, bytes).map_err(|e| Error::io("write", &path, e))
@@ -130,71 +147,131 @@ impl Stage {
         mut log: Box<dyn LogReader>,
         progress: ReplayProgress<'_>,
     ) -> Result<()> {
-        let files = PostgresLogFiles::new(&job.identity);
-        let result = self.feed_files(&files, user, log.as_mut(), progress).await;
+        let mut feeder = Feeder::new(self, job, user, progress);
+        let result = feeder.feed(log.as_mut()).await;
         if result.is_err() {
             self.write("failed", b"")?;
         }
         result
     }
+}
 
-    async fn feed_files(
-        &self,
-        files: &PostgresLogFiles,
-        user: &OsUser,
-        log: &mut dyn LogReader,
-        progress: ReplayProgress<'_>,
-    ) -> Result<()> {
-        let mut staged: Vec<(PathBuf, Offset)> = Vec::new();
+/// Writes staged files.
+struct Feeder<'a> {
+    stage: &'a Stage,
+    job: &'a RecoveryJob,
+    user: &'a OsUser,
+    progress: ReplayProgress<'a>,
+    files: PostgresLogFiles,
+    /// Whole files that the server has not taken yet, oldest first.
+    staged: Vec<Staged>,
+    /// Names of those it has taken and may still need, oldest first.
+    taken: VecDeque<String>,
+    /// Those it is through with, under the names it knows them by.
+    spent: Vec<String>,
+    /// Looks for prepared transactions; `None` once one was found or the log cannot be
+    /// read.
+    scanner: Option<(TimelineId, WalScanner)>,
+}
+
+/// A whole file in the staging directory.
+struct Staged {
+    name: String,
+    start: Offset,
+}
+
+impl<'a> Feeder<'a> {
+    fn new(stage: &'a Stage, job: &'a RecoveryJob, user: &'a OsUser, progress: ReplayProgress<'a>) -> Self {
+        Self {
+            stage,
+            job,
+            user,
+            progress,
+            files: PostgresLogFiles::new(&job.identity),
+            staged: Vec::new(),
+            taken: VecDeque::new(),
+            spent: Vec::new(),
+            scanner: Some((TimelineId(0), Self::scanner(job, TimelineId(0), Offset::ZERO))),
+        }
+    }
+
+    fn scanner(job: &RecoveryJob, timeline: TimelineId, start: Offset) -> WalScanner {
+        WalScanner::new(&job.identity, timeline, ScanStart::LogFile(start), Detail::Marks)
+    }
+
+    async fn feed(&mut self, log: &mut dyn LogReader) -> Result<()> {
         let mut open: Option<OpenFile> = None;
         while let Some(piece) = log.next().await? {
+            self.look_for_prepared(&piece);
             let same = open.as_ref().is_some_and(|file| file.takes(&piece));
             if !same {
                 if let Some(file) = open.take() {
-                    staged.push(self.deliver(file, user)?);
+                    self.deliver(file)?;
                 }
-                self.wait_for_room(&mut staged, progress).await;
-                open = Some(OpenFile::create(&self.dir, files, self.file_bytes, &piece)?);
+                self.wait_for_room().await;
+                open = Some(self.open(&piece)?);
             }
             if let Some(file) = &mut open {
                 file.write(&piece)?;
-                if file.written == self.file_bytes
+                if file.written == self.stage.file_bytes
                     && let Some(file) = open.take()
                 {
-                    staged.push(self.deliver(file, user)?);
+                    self.deliver(file)?;
                 }
             }
         }
-        if let Some(file) = open.take() {
-            staged.push(self.deliver(file, user)?);
+        open.map_or(Ok(()), |file| self.deliver(file))
+    }
+
+    /// Stops the recycling of files from the first prepared transaction on.
+    fn look_for_prepared(&mut self, piece: &LogPiece) {
+        let Some((timeline, scanner)) = &mut self.scanner else { return };
+        if *timeline != piece.timeline || scanner.offset() != piece.start {
+            *timeline = piece.timeline;
+            *scanner = Self::scanner(self.job, piece.timeline, piece.start);
         }
+        let read = scanner.feed(&piece.bytes, &mut Vec::new());
+        if read.is_err() || scanner.has_prepared() {
+            self.scanner = None;
+            self.spent.clear();
+        }
+    }
+
+    fn open(&mut self, piece: &LogPiece) -> Result<OpenFile> {
+        let spent = self.spent.pop().map(|name| self.job.dir.join("pg_wal").join(name));
+        OpenFile::create(&self.stage.dir, &self.files, self.stage.file_bytes, piece, spent)
+    }
+
+    fn deliver(&mut self, file: OpenFile) -> Result<()> {
+        let OpenFile { file, path, name, start, written, .. } = file;
+        // What the log does not fill is zeros, as in a file of the server's own.
+        file.set_len(written)
+            .and_then(|()| file.set_len(self.stage.file_bytes))
+            .map_err(|e| Error::io("extend", &path, e))?;
+        drop(file);
+        self.user.own(&path)?;
+        fs::rename(&path, self.stage.staged(&name)).map_err(|e| Error::io("rename", &path, e))?;
+        self.staged.push(Staged { name, start });
         Ok(())
     }
 
-    fn deliver(&self, file: OpenFile, user: &OsUser) -> Result<(PathBuf, Offset)> {
-        let OpenFile { file, path, name, start, .. } = file;
-        // What the log does not fill is zeros, as in a file of the server's own.
-        file.set_len(self.file_bytes).map_err(|e| Error::io("extend", &path, e))?;
-        drop(file);
-        user.own(&path)?;
-        let place = self.dir.join("files").join(name);
-        fs::rename(&path, &place).map_err(|e| Error::io("rename", &path, e))?;
-        Ok((place, start))
-    }
-
-    async fn wait_for_room(&self, staged: &mut Vec<(PathBuf, Offset)>, progress: ReplayProgress<'_>) {
-        let most = usize::try_from((AHEAD_BYTES_MAX / self.file_bytes).max(2)).unwrap_or(usize::MAX);
+    async fn wait_for_room(&mut self) {
+        let most = usize::try_from((AHEAD_BYTES_MAX / self.stage.file_bytes).max(2)).unwrap_or(usize::MAX);
         loop {
             // A file of a timeline that the server leaves within it is never asked for, so
             // the taken ones are not always at the front.
-            staged.retain(|(path, start)| {
-                let waiting = path.exists();
+            self.staged.retain(|file| {
+                let waiting = self.stage.staged(&file.name).exists();
                 if !waiting {
-                    progress(*start);
+                    (self.progress)(file.start);
+                    self.taken.push_back(file.name.clone());
                 }
                 waiting
             });
-            if staged.len() < most {
+            while self.taken.len() > STILL_READ {
+                self.spent.extend(self.taken.pop_front().filter(|_| self.scanner.is_some()));
+            }
+            if self.staged.len() < most {
                 return;
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -213,7 +290,14 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn create(dir: &Path, files: &PostgresLogFiles, file_bytes: u64, piece: &LogPiece) -> Result<Self> {
+    /// Begins the file in which `piece` lies, over the file `spent` if there is one.
+    fn create(
+        dir: &Path,
+        files: &PostgresLogFiles,
+        file_bytes: u64,
+        piece: &LogPiece,
+        spent: Option<PathBuf>,
+    ) -> Result<Self> {
         let name = files.name(piece.timeline, piece.start);
         let start = piece.start.floor_to(file_bytes);
         if start != piece.start {
@@ -224,7 +308,10 @@ impl OpenFile {
         }
         debug_assert!(matches!(files.parse(&name), Some(LogFile::Log { .. })), "our own names are names");
         let path = dir.join(&name);
-        let file = File::create(&path).map_err(|e| Error::io("create", &path, e))?;
+        // Not there, or on another disk: a new file does as well.
+        let recycled = spent.filter(|spent| fs::rename(spent, &path).is_ok()).is_some();
+        let file = if recycled { OpenOptions::new().write(true).open(&path) } else { File::create(&path) };
+        let file = file.map_err(|e| Error::io("create", &path, e))?;
         Ok(Self { file, path, name, timeline: piece.timeline, start, written: 0 })
     }
 

@@ -66,6 +66,7 @@ pub struct WalScanner {
     /// Where a record begins that a crash cut off for good, until the record that
     /// says so was read.
     abandoned: Option<u64>,
+    prepared: bool,
     page_header: Partial<LONG_HEADER_BYTES>,
     state: State,
 }
@@ -109,9 +110,16 @@ impl WalScanner {
             boundary: at,
             previous: None,
             abandoned: None,
+            prepared: false,
             page_header: Partial::new(),
             state,
         }
+    }
+
+    /// Whether the log fed so far prepares a transaction, for a later moment to commit.
+    #[must_use]
+    pub fn has_prepared(&self) -> bool {
+        self.prepared
     }
 
     fn advance(&mut self, mut bytes: &[u8], marks: &mut Vec<Mark>) -> Result<(), Refusal> {
@@ -282,6 +290,7 @@ impl WalScanner {
         marks: &mut Vec<Mark>,
     ) -> Result<(), Refusal> {
         let mut kind = MarkKind::Record;
+        self.prepared |= header.prepares();
         if header.is_telling() {
             match xact::read(header, body, self.server_version).map_err(|e| (start, e))? {
                 Told::Mark(told) => kind = told,

@@ -89,6 +89,11 @@ impl<'a> RecordHeader<'a> {
         }
     }
 
+    /// Whether the record prepares a transaction.
+    pub(super) fn prepares(self) -> bool {
+        self.resource_manager() == RM_XACT && super::xact::prepares_transaction(self.info())
+    }
+
     /// Checks that the record follows the one that began at `previous`, or, when that
     /// is not known, any one before `start`.
     #[inline]

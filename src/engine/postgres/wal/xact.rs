@@ -27,6 +27,7 @@ use crate::model::time::Timestamp;
 /// What the record does (`XLOG_XACT_OPMASK`).
 const OP_MASK: u8 = 0x70;
 const COMMIT: u8 = 0x00;
+const PREPARE: u8 = 0x10;
 const ABORT: u8 = 0x20;
 const COMMIT_PREPARED: u8 = 0x30;
 const ABORT_PREPARED: u8 = 0x40;
@@ -39,6 +40,11 @@ const EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// Whether a record of the transaction manager with this `xl_info` ends a transaction.
 pub(super) const fn ends_transaction(info: u8) -> bool {
     matches!(info & OP_MASK, COMMIT | ABORT | COMMIT_PREPARED | ABORT_PREPARED)
+}
+
+/// Whether a record of the transaction manager with this `xl_info` prepares a transaction.
+pub(super) const fn prepares_transaction(info: u8) -> bool {
+    info & OP_MASK == PREPARE
 }
 
 /// What a telling record tells.
