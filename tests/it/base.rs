@@ -193,6 +193,10 @@ fn a_prepared_transaction_is_still_prepared() {
     pitr.catch_up();
     server.sql("begin; insert into t values (2); prepare transaction 'after the base'");
     server.sql("begin; insert into t values (3); prepare transaction 'committed later'");
+    // Far enough behind for a restore to be through with the file it was prepared in.
+    for _ in 0..16 {
+        server.sql("select pg_logical_emit_message(false, '', ''); select pg_switch_wal()");
+    }
     let open = server.now();
     server.sql("select pg_sleep(0.01); commit prepared 'committed later'");
     server.sql("rollback prepared 'before the base'");
