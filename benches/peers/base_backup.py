@@ -49,7 +49,6 @@ def main():
     size = int(cluster.sql("select sum(pg_database_size(oid)) from pg_database"))
     script = scratch.path / "update.sql"
     script.write_text(UPDATE)
-    stores = []
 
     def basebackup(number, what):
         target = scratch.dir(f"basebackup_{what}_{number}")
@@ -72,7 +71,6 @@ def main():
             with archiving(pitr, cluster):
                 first.append(pitr.measured("backup").wall_s)
             first_bytes.append(stored(pitr))
-            stores.append(pitr)
 
         def theirs():
             cluster.sql("checkpoint")
@@ -86,15 +84,20 @@ def main():
 
     second, second_peer, second_share, incr, incr_share = [], [], [], [], []
     for number, we_begin in rounds():
+        # A first backup of its own for each round: later ones would be measured against
+        # what all rounds before have changed.
+        pitr = Pitr(scratch, cluster, f"second_{number}")
+        pitr.must("init")
+        with archiving(pitr, cluster):
+            pitr.must("backup")
         cluster.pgbench("-n", "-f", str(script), "-s", str(scale), "-t", str(updates))
         cluster.sql("checkpoint")
-        pitr = stores[0]
 
         def ours():
             before = stored(pitr)
             with archiving(pitr, cluster):
                 second.append(pitr.measured("backup").wall_s)
-            second_share.append(100 * (stored(pitr) - before) / first_bytes[0])
+            second_share.append(100 * (stored(pitr) - before) / before)
 
         def theirs():
             second_peer.append(basebackup(number, "second")[0])
@@ -107,13 +110,13 @@ def main():
 
     # The newest base of each, on the same data, into an empty directory. pitr needs
     # the log over which the base becomes consistent.
-    stores[0].must("archive", "--slot", "bench_store_0", "--exit-when-caught-up")
+    pitr.must("archive", "--slot", f"bench_{pitr.store.name}", "--exit-when-caught-up")
     lay_out, lay_out_peer = [], []
     for number, we_begin in rounds():
         def ours():
             to = scratch.path / f"ours_{number}"
-            cost = stores[0].measured("restore", "--target", "latest", "--no-recover", "--to", to, "--bin-dir", BIN,
-                                      *stores[0].os_user())
+            cost = pitr.measured("restore", "--target", "latest", "--no-recover", "--to", to, "--bin-dir", BIN,
+                                 *pitr.os_user())
             lay_out.append(cost.wall_s)
             remove(to)
 
