@@ -26,6 +26,8 @@ pub enum Kind {
     Fenced,
     /// Configuration, privileges or preconditions are wrong (exit 5).
     Config,
+    /// Another process uses what we need, perhaps only for a moment more (exit 5).
+    Busy,
     /// There is no archive at this place (exit 10).
     NoArchive,
     /// The key does not open this archive (exit 12).
@@ -51,7 +53,7 @@ impl Kind {
             Self::Usage => 2,
             Self::Partial => 3,
             Self::Fenced => 4,
-            Self::Config => 5,
+            Self::Config | Self::Busy => 5,
             Self::NoArchive => 10,
             Self::WrongKey => 12,
             Self::Corruption => 13,

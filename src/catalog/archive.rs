@@ -9,9 +9,13 @@ use super::{Catalog, Holder, SegmentInfo, load};
 use crate::engine::{Detail, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, Identity};
-use crate::model::offset::OffsetRange;
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::summary::Summary;
 use crate::model::timeline::{History, TimelineId};
+use crate::segment::codec::Compression;
+use crate::segment::format::Header;
 use crate::segment::read::{Expected, decode_to_vec};
+use crate::segment::write::SegmentWriter;
 use crate::store::{Created, Part, Store};
 
 /// A cluster's archive: the store, the names of its objects, and whose they are.
@@ -116,6 +120,36 @@ impl Archive {
             .hint("were two standbys promoted to the same timeline? archive one of them under another cluster name")),
             other => other.map(|_| ()),
         }
+    }
+
+    /// The header of a segment that begins at `start`.
+    #[must_use]
+    pub fn header(&self, timeline: TimelineId, start: Offset, epoch: u32) -> Header {
+        let (cluster, engine) = (self.layout.cluster().clone(), self.identity.engine.clone());
+        Header { cluster, engine, timeline, start, epoch }
+    }
+
+    /// Makes a segment of log that is all in memory; nothing, if it is empty.
+    ///
+    /// # Errors
+    /// From the store.
+    pub async fn create_segment(
+        &self,
+        timeline: TimelineId,
+        raw: &[u8],
+        summary: &Summary,
+        epoch: u32,
+        compression: Compression,
+    ) -> Result<()> {
+        if summary.range.is_empty() {
+            return Ok(());
+        }
+        let mut writer = SegmentWriter::new(self.header(timeline, summary.range.start, epoch), compression);
+        writer.write(raw);
+        let finished = writer.finish(summary)?;
+        let object = ObjectName::Segment { timeline, range: summary.range, epoch, codec: finished.codec };
+        self.store.create(&self.layout.name(&object), finished.body).await?;
+        Ok(())
     }
 
     /// The name of the object that holds a segment.

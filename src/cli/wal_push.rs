@@ -12,7 +12,6 @@ use bytes::Bytes;
 use super::Opened;
 use super::settings::Settings;
 use crate::catalog::Holder;
-use crate::catalog::layout::ObjectName;
 use crate::engine::{Detail, LogFile, ScanStart};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
@@ -21,8 +20,6 @@ use crate::model::time::Timestamp;
 use crate::model::timeline::TimelineId;
 use crate::restore::file::{Holding, TimelineFiles};
 use crate::segment::cutter::Limits;
-use crate::segment::format::Header;
-use crate::segment::write::SegmentWriter;
 
 /// Epoch of segments made by `archive_command`: no archiver holds it, so a push never
 /// fences one, and whatever an archiver made of the same range is preferred.
@@ -121,18 +118,7 @@ async fn push(
         summary.boundary = boundary(opened, timeline, range.start, piece.end, &bytes);
         summary.position = opened.engine.position(piece.end);
         summary.confirmed = modified(path);
-        let header = Header {
-            cluster: archive.layout.cluster().clone(),
-            engine: archive.identity.engine.clone(),
-            timeline,
-            start,
-            epoch: PUSHED,
-        };
-        let mut writer = SegmentWriter::new(header, settings.stream.compression);
-        writer.write(&raw);
-        let finished = writer.finish(&summary)?;
-        let object = ObjectName::Segment { timeline, range: piece, epoch: PUSHED, codec: finished.codec };
-        archive.store.create(&archive.layout.name(&object), finished.body).await?;
+        archive.create_segment(timeline, &raw, &summary, PUSHED, settings.stream.compression).await?;
         start = piece.end;
     }
     Ok(())

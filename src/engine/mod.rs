@@ -357,8 +357,6 @@ pub struct RecoveryJob {
     pub histories: Vec<History>,
     /// Replay from here.
     pub start: Offset,
-    /// The base is consistent from here on.
-    pub consistent: Offset,
     /// Replay up to here and no further.
     pub cut: Offset,
     /// Whether the archive holds whole records past the cut.

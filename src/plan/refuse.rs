@@ -55,7 +55,7 @@ impl Planner<'_> {
                 Why::ClockWentBack,
                 format!("the first transaction after {time} lies before any base backup is consistent, for the source's clock went back there"),
             )
-            .hint("choose the place in the log with `pitr log` and give it as an exact position")
+            .hint("find the place in the log (`pitr export`, then `pg_waldump` or the like) and give it as an exact position")
         } else if time > self.now {
             Refusal::new(Why::Future, format!("{time} is in the future: it is {} now", self.now)).hint(EVERYTHING)
         } else if time < first {

@@ -99,7 +99,6 @@ pub async fn restore(
         timeline: plan.timeline,
         histories: catalog.timelines.values().filter_map(|log| log.history.clone()).collect(),
         start: plan.base.start,
-        consistent: plan.base.end,
         cut: plan.cut,
         more_follows: plan.more_follows,
         bin_dir: request.bin_dir.clone(),

@@ -7,7 +7,7 @@
 //!
 //! | after | is left |
 //! |---|---|
-//! | writing, fsync of the file | a hidden file, never listed, removed by [`LocalStore::sweep`] |
+//! | writing, fsync of the file | a hidden file, never listed, removed by [`Store::sweep`] |
 //! | the name is given | the whole object, or nothing: whoever creates it again is told `Same` once it is durable |
 //! | fsync of the directory | the object |
 //!
@@ -30,7 +30,7 @@ use super::{Created, ObjectInfo, Part, Store, name};
 use crate::error::{Error, Kind, Result};
 use crate::model::time::Timestamp;
 
-mod place;
+pub(crate) mod place;
 mod walk;
 
 /// Objects in a directory. Clones share what they know.
@@ -71,19 +71,6 @@ impl LocalStore {
         let there = root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
         place::make_dirs(root, there).map_err(|e| explain("make", root, e))?;
         Ok(store)
-    }
-
-    /// Removes what creates that were interrupted more than a day before `now` have
-    /// left; gives how many files. Those of the last day may belong to a writer at work.
-    ///
-    /// # Errors
-    /// [`Kind::StoreUnreachable`] when the store cannot be read.
-    pub async fn sweep(&self, now: Timestamp) -> Result<u64> {
-        self.blocking(move |inner| {
-            let swept = place::sweep(&inner.root, now);
-            swept.map_err(|e| inner.explain("clean up", &inner.root, e))
-        })
-        .await
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
@@ -178,6 +165,14 @@ impl Store for LocalStore {
         self.blocking(move |inner| {
             let path = inner.root.join(name);
             inner.absent_is_none("delete", &path, fs::remove_file(&path)).map(|_| ())
+        })
+        .await
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<u64> {
+        self.blocking(move |inner| {
+            let swept = place::sweep(&inner.root, now);
+            swept.map_err(|e| inner.explain("clean up", &inner.root, e))
         })
         .await
     }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::error::Result;
+use crate::model::time::Timestamp;
 
 pub mod conformance;
 pub mod local;
@@ -97,6 +98,16 @@ pub trait Store: Send + Sync {
 
     /// Removes an object; removing one that is not there is success.
     async fn delete(&self, name: &str) -> Result<()>;
+
+    /// Removes what creates and tails that were interrupted more than a day before `now`
+    /// have left; gives how many. What is younger may belong to a writer at work.
+    ///
+    /// # Errors
+    /// [`crate::Kind::StoreUnreachable`] when the store cannot be read.
+    async fn sweep(&self, now: Timestamp) -> Result<u64> {
+        let _ = now;
+        Ok(0)
+    }
 
     /// The directory in which open tails may be kept, for stores on a local disk.
     fn local_root(&self) -> Option<&Path> {

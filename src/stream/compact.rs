@@ -13,7 +13,6 @@ use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
 use crate::segment::cutter::Limits;
-use crate::segment::format::Header;
 use crate::segment::read::decode_to_vec;
 use crate::segment::write::SegmentWriter;
 use crate::store::Part;
@@ -53,14 +52,7 @@ async fn join(
     compression: Compression,
 ) -> Result<SegmentInfo> {
     let Some(first) = group.first() else { return Err(Error::failure("nothing to compact")) };
-    let header = Header {
-        cluster: archive.layout.cluster().clone(),
-        engine: archive.identity.engine.clone(),
-        timeline,
-        start: first.range.start,
-        epoch,
-    };
-    let mut writer = SegmentWriter::new(header, compression);
+    let mut writer = SegmentWriter::new(archive.header(timeline, first.range.start, epoch), compression);
     let mut joined: Option<Summary> = None;
     for part in group {
         let name = archive.object_of(timeline, part);

@@ -140,6 +140,14 @@ impl Archiver {
         let server = source.identify().await?;
         let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), "pitr archive").await?;
+        let (store, now) = (Arc::clone(&archive.store), self.clock.now());
+        tokio::spawn(async move {
+            match store.sweep(now).await {
+                Ok(0) => {}
+                Ok(files) => tracing::info!(files, "removed what interrupted writers had left"),
+                Err(error) => tracing::warn!(%error, "what interrupted writers left is still there"),
+            }
+        });
         let (goal, goal_receiver) = watch::channel(Goal::Wait);
         let until = Until { stop, goal: goal_receiver };
         let mut run = Run {
@@ -186,10 +194,11 @@ impl Run<'_> {
             }
             match error.kind() {
                 Kind::Fenced | Kind::NotRecoverable | Kind::Usage => return Err(error),
-                Kind::Config => {
-                    // A slot is still "in use" for a moment after its archiver died.
+                Kind::Config => return Err(error),
+                Kind::Busy => {
+                    // A slot stays in use for a moment after its archiver died.
                     let since = *busy_since.get_or_insert_with(tokio::time::Instant::now);
-                    if since.elapsed() > SLOT_BUSY_MAX || !error.message().contains("in use") {
+                    if since.elapsed() > SLOT_BUSY_MAX {
                         return Err(error);
                     }
                 }
@@ -354,7 +363,8 @@ impl Run<'_> {
         let compression = self.archiver.settings.compression;
         let ready = resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression).await;
         if let Ok(Ready { carried: Some(tail), .. }) = ready {
-            resume::seal(&self.archive, timeline, &tail.bytes, &tail.summary, &self.epoch, compression).await?;
+            let epoch = self.epoch.number();
+            self.archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
             self.archive.store.delete(&tail.object).await?;
         }
         let confirmed = catalog.timelines.get(&timeline).and_then(|log| log.confirmed);

@@ -1,12 +1,9 @@
 //! Makes ready to go on with a timeline: the scanner is led to the archive's end, and
 //! what an earlier writer left in tails is sealed or carried over.
 
-use bytes::Bytes;
-
 use super::writer::Carried;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::Epoch;
-use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, Holder, SegmentInfo};
 use crate::engine::{Detail, Engine, ScanStart, Scanner};
 use crate::error::{Error, Result};
@@ -14,8 +11,6 @@ use crate::model::offset::Offset;
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
-use crate::segment::format::Header;
-use crate::segment::write::SegmentWriter;
 
 /// A scanner at the archive's end, and what lies open there.
 pub struct Ready {
@@ -57,7 +52,7 @@ pub async fn at_end(
         summary.position = engine.position(tail.range.end);
         let object = archive.object_of(timeline, tail);
         if i + 1 < tails.len() {
-            seal(archive, timeline, &bytes, &summary, epoch, compression).await?;
+            archive.create_segment(timeline, &bytes, &summary, epoch.number(), compression).await?;
             archive.store.delete(&object).await?;
         } else {
             let confirmed = catalog.timelines.get(&timeline).and_then(|log| log.confirmed);
@@ -130,34 +125,4 @@ async fn lead(
         scanner.feed(bytes.get(skip..).unwrap_or_default(), &mut marks)?;
     }
     Ok(scanner)
-}
-
-/// Makes an ordinary segment of what a tail holds.
-///
-/// # Errors
-/// From the store.
-pub async fn seal(
-    archive: &Archive,
-    timeline: TimelineId,
-    bytes: &Bytes,
-    summary: &Summary,
-    epoch: &Epoch,
-    compression: Compression,
-) -> Result<()> {
-    let header = Header {
-        cluster: archive.layout.cluster().clone(),
-        engine: archive.identity.engine.clone(),
-        timeline,
-        start: summary.range.start,
-        epoch: epoch.number(),
-    };
-    if summary.range.is_empty() {
-        return Ok(());
-    }
-    let mut writer = SegmentWriter::new(header, compression);
-    writer.write(bytes);
-    let finished = writer.finish(summary)?;
-    let object = ObjectName::Segment { timeline, range: summary.range, epoch: epoch.number(), codec: finished.codec };
-    archive.store.create(&archive.layout.name(&object), finished.body).await?;
-    Ok(())
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use crate::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::time::Timestamp;
+use crate::store::local::place::TEMP_PREFIX;
 
 /// Bytes gathered before they are written without waiting for a sync.
 const GROUP_BYTES_MAX: usize = 256 << 10;
@@ -182,7 +183,7 @@ impl Drop for Spare {
 /// # Errors
 /// When the disk refuses.
 pub fn make_spare(folder: &Path, epoch: u32, serial: u64, size: u64) -> Result<Spare> {
-    let path = folder.join(format!(".tmp-tail-{epoch:08X}-{serial}"));
+    let path = folder.join(format!("{TEMP_PREFIX}tail-{epoch:08X}-{serial}"));
     let file = OpenOptions::new()
         .read(true)
         .write(true)

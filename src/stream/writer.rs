@@ -40,7 +40,6 @@ use crate::model::time::{Clock, Timestamp};
 use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
 use crate::segment::cutter::Limits;
-use crate::segment::format::Header;
 use crate::segment::write::{Finished, SegmentWriter};
 use crate::store::local::make_folder;
 
@@ -365,14 +364,8 @@ impl Writer {
     }
 
     fn segment_writer(&self, start: Offset) -> SegmentWriter {
-        let header = Header {
-            cluster: self.setup.archive.layout.cluster().clone(),
-            engine: self.setup.archive.identity.engine.clone(),
-            timeline: self.setup.timeline,
-            start,
-            epoch: self.setup.epoch.number(),
-        };
-        SegmentWriter::new(header, self.setup.compression)
+        let Setup { archive, timeline, epoch, compression, .. } = &self.setup;
+        SegmentWriter::new(archive.header(*timeline, start, epoch.number()), *compression)
     }
 
     fn new_tail(&mut self, start: Offset) -> Result<Tail> {

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use pitr::engine::postgres::connect::{Connection, Mode, connect};
 use pitr::engine::postgres::conninfo::ConnInfo;
+use pitr::engine::postgres::wal::name::parse_lsn;
 use pitr::engine::postgres::{inspect, source};
 use pitr::engine::{Finding, Level, SourceOptions};
 use pitr::model::position::Resume;
@@ -281,7 +282,7 @@ fn a_slot_is_made_kept_and_not_shared() {
         assert_eq!(begin.offset.0 % (1 << 20), 0);
         let kept = server
             .sql("select restart_lsn from pg_replication_slots where slot_name = 'pitr' and slot_type = 'physical'");
-        let kept = source::parse_lsn(&kept).unwrap();
+        let kept = parse_lsn(&kept).unwrap();
         assert!(begin.offset <= kept && kept.since(begin.offset) < 1 << 20);
         assert_eq!(first.prepare_slot().await.unwrap(), Some(begin.clone()), "it is there now, and the same");
 

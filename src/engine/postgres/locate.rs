@@ -54,10 +54,7 @@ pub fn parse_lsn_position(text: &str) -> Result<Offset> {
 
 fn parse_xid(text: &str) -> Result<u64> {
     let refuse = || Error::usage(format!("{text:?} is not a transaction's xid"));
-    let xid: u64 = text
-        .trim()
-        .parse()
-        .map_err(|_| refuse().hint("an xid is a number such as 48213; `pitr log` lists those in the archive"))?;
+    let xid: u64 = text.trim().parse().map_err(|_| refuse().hint("an xid is a number such as 48213"))?;
     match u32::try_from(xid) {
         Ok(_) if xid >= XID_MIN => Ok(xid),
         Ok(_) => Err(refuse().hint("the xids 0, 1 and 2 belong to no transaction; the first is 3")),

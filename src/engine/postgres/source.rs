@@ -19,24 +19,22 @@ use async_trait::async_trait;
 
 use super::connect::{Connection, Mode, connect as open, in_recovery};
 use super::conninfo::{ConnInfo, process_environment};
+use super::wal::name::{format_lsn, parse_lsn};
 use super::wire::replication::{FromServer, status_update};
 use super::wire::{Backend, Report, startup};
 use crate::engine::{BaseOptions, BaseStream, Source, SourceOptions, StreamEvent};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{Identity, ServerState};
 use crate::model::offset::Offset;
-use crate::model::position::Resume;
+use crate::model::position::{Position, Resume};
 use crate::model::time::{Clock, SystemClock};
 use crate::model::timeline::{History, TimelineId};
 
 mod history;
-mod lsn;
 mod refusal;
 mod slot;
 #[cfg(test)]
 mod tests;
-
-pub use lsn::{format_lsn, parse_lsn};
 
 /// Oldest major version that is supported.
 pub const VERSION_MIN: u32 = 13;
@@ -229,7 +227,7 @@ impl Source for Walsender {
         };
         let Some((timeline, lsn)) = kept else { return Ok(None) };
         let offset = lsn.floor_to(server.identity.log_file_bytes);
-        Ok(Some(Resume { timeline, offset, position: format_lsn(offset) }))
+        Ok(Some(Resume { timeline, offset, position: Position(format_lsn(offset)) }))
     }
 
     async fn stream(&mut self, from: &Resume) -> Result<()> {

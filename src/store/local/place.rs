@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::model::time::Timestamp;
 
 /// Begins the name of a file that is not an object yet.
-const TEMP_PREFIX: &str = ".pitr-new-";
+pub(crate) const TEMP_PREFIX: &str = ".pitr-new-";
 /// An archive holds all the data there is: its group may read it, nobody else.
 const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;

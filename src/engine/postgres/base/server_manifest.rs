@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use sha2::Digest;
 
-use crate::engine::postgres::source::parse_lsn;
+use crate::engine::postgres::wal::name::parse_lsn;
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;

@@ -4,7 +4,7 @@
 //! lines and lines that begin with `#` mean nothing.
 //! Source: `readTimeLineHistory` in `timeline.c`.
 
-use super::lsn::parse_lsn;
+use crate::engine::postgres::wal::name::parse_lsn;
 use crate::error::{Error, Result};
 use crate::model::timeline::{Ancestor, History, TimelineId};
 

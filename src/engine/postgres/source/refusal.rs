@@ -32,7 +32,7 @@ pub(super) fn explain(report: &Report, place: &str, slot: Option<&str>) -> Error
         );
     }
     if state == "55006" {
-        return error.with_kind(Kind::Config).hint(format!(
+        return error.with_kind(Kind::Busy).hint(format!(
             "slot {slot:?} is used by another process: is a second pitr running? \
              `SELECT pid, application_name, client_addr FROM pg_stat_replication` shows who"
         ));
@@ -88,7 +88,7 @@ mod tests {
             ("58P01", "WalSndSegmentOpen", Kind::Absent),
             ("XX000", "StartReplication", Kind::NotRecoverable),
             ("XX000", "tliSwitchPoint", Kind::NotRecoverable),
-            ("55006", "ReplicationSlotAcquire", Kind::Config),
+            ("55006", "ReplicationSlotAcquire", Kind::Busy),
             ("55000", "ReplicationSlotAcquire", Kind::Absent),
             ("55000", "StartReplication", Kind::Config),
             ("42704", "ReplicationSlotAcquire", Kind::Absent),

@@ -6,9 +6,9 @@
 //! Source: PostgreSQL manual, "pg_replication_slots"; `walsender.c`, `slot.c`.
 
 use super::history;
-use super::lsn::parse_lsn;
 use crate::engine::postgres::connect::{Connection, beside};
 use crate::engine::postgres::conninfo::ConnInfo;
+use crate::engine::postgres::wal::name::parse_lsn;
 use crate::engine::postgres::wire::Report;
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::ServerState;

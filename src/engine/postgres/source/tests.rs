@@ -109,7 +109,7 @@ fn beginning(case: &str) -> Offset {
 }
 
 fn resume(timeline: u32, offset: u64) -> Resume {
-    Resume { timeline: TimelineId(timeline), offset: Offset(offset), position: format_lsn(Offset(offset)) }
+    Resume { timeline: TimelineId(timeline), offset: Offset(offset), position: Position(format_lsn(Offset(offset))) }
 }
 
 #[test]
