@@ -5,7 +5,7 @@
 //!
 //! A server asks for one file at a time and waits for it. So each call also starts a child
 //! that puts the next files beside the asked one, in a hidden directory, ready to be
-//! renamed into place; the end of the log removes that directory.
+//! renamed into place; the end of the log, or of the recovery, removes that directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,10 +49,12 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             start_ahead(settings, &files.name(timeline, next.start), &ready_directory(&args.path))?;
         }
         Some(LogFile::History(timeline)) => {
-            let found = history(&opened.archive, timeline).await?;
-            let found = found.ok_or_else(|| {
-                Error::new(Kind::Absent, format!("timeline {} has no history in the archive", timeline.0))
-            })?;
+            let Some(found) = history(&opened.archive, timeline).await? else {
+                // A server that ends its recovery looks for a number that no timeline has, and
+                // will ask for no more log, though some may be prepared past its target.
+                let _ = fs::remove_dir_all(ready_directory(&args.path));
+                return Err(Error::new(Kind::Absent, format!("timeline {} has no history in the archive", timeline.0)));
+            };
             fs::write(&args.path, found.native).map_err(|e| Error::io("write", &args.path, e))?;
         }
         Some(LogFile::Other) => {

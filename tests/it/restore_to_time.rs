@@ -331,13 +331,14 @@ fn no_recover_leaves_the_replay_to_an_ordinary_server() {
     pitr.restore(&server, &to, &["--target-time", &time, "--no-recover"]);
     assert!(to.join("recovery.signal").exists());
     assert!(to.join("backup_label").exists());
-    let mut restored = Server::at(&scratch, "laid-out", Version::System, to);
+    let mut restored = Server::at(&scratch, "laid-out", Version::System, to.clone());
     let command = format!("'{}' --store '{}' wal-fetch %f \"%p\"", pitr.binary().display(), pitr.store().display());
     restored.launch(&[("restore_command", &command), ("recovery_target_action", "promote")]);
     condition("the server to end recovery", PATIENCE, || {
         (restored.try_sql("select pg_is_in_recovery()").ok()? == "f").then_some(())
     });
     assert_eq!(marker_xids(&restored), inside);
+    assert!(!to.join("pg_wal/.pitr-ready").exists(), "files prepared past the target are left");
 }
 
 #[test]
