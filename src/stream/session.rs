@@ -45,7 +45,7 @@ pub enum End {
 pub struct Until {
     /// Set to `true` to stop after a flush.
     pub stop: watch::Receiver<bool>,
-    /// Stop once this offset is durable. Changes when a base backup finds out what it
+    /// Stop once the log up to this offset is here. Changes when a base backup finds out what it
     /// needs.
     pub goal: watch::Receiver<Goal>,
 }
@@ -132,9 +132,11 @@ impl Session<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = tokio::time::Instant::now();
         loop {
-            let durable = progress.borrow().durable;
+            // Received is enough: what was received is made durable before `run` ends. And it
+            // is all there may be: a server's log can end inside a record whose rest will
+            // never come, and durable counts whole records.
             if let Goal::Offset(goal) = *until.goal.borrow()
-                && durable >= goal
+                && self.received >= goal
             {
                 return Ok(End::Stopped);
             }

@@ -10,7 +10,7 @@ use crate::support::oracle::{
 use crate::support::pitr::{SLOT, acknowledged};
 use crate::support::server::{format_lsn, parse_lsn};
 use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Archives a loaded server in the background over several WAL files, stops, and
 /// compares segments and export with the server's files.
@@ -273,4 +273,34 @@ fn one_wal_file_is_one_segment_once_it_is_through() {
         assert_eq!(chain.len(), 1, "{chain:#?}");
         assert_eq!(cat_lz4(&chain).len() as u64, size);
     }
+}
+
+/// A standby whose primary died in the middle of sending a record has no more to give:
+/// everything it has is archived, though the record is not whole.
+#[test]
+fn catching_up_with_half_a_record_at_the_end_comes_to_an_end() {
+    let scratch = Scratch::new();
+    let primary = Server::new(&scratch, "primary");
+    let standby = primary.standby(&scratch, "standby");
+    let pitr = Pitr::new(&scratch).source(&standby);
+    pitr.ok(["init"]);
+    let postmaster = std::fs::read_to_string(primary.data().join("postmaster.pid")).unwrap();
+    let postmaster = Pid::from_raw(postmaster.lines().next().unwrap().parse().unwrap()).unwrap();
+    let received = |what: &str| parse_lsn(&standby.sql(&format!("select pg_last_wal_{what}_lsn()")));
+    let before = received("receive");
+    std::thread::scope(|scope| {
+        scope.spawn(|| primary.try_sql("select pg_logical_emit_message(false, '', repeat('long', 50000000))"));
+        condition("the standby to have part of a record", PATIENCE, || {
+            (received("receive") > before + (8 << 20)).then_some(())
+        });
+        kill_process(postmaster, Signal::KILL).unwrap();
+    });
+    condition("the standby to notice", PATIENCE, || {
+        (standby.sql("select count(*) from pg_stat_wal_receiver") == "0").then_some(())
+    });
+    let (end, whole) = (received("receive"), received("replay"));
+    assert!(end > whole + (1 << 20), "the record is whole after all: {} {}", format_lsn(end), format_lsn(whole));
+    pitr.ok(["archive", "--no-backup", "--exit-when-caught-up"]);
+    let acknowledged = acknowledged(&standby).expect("the slot");
+    assert!(acknowledged <= whole, "half a record was acknowledged: {}", format_lsn(acknowledged));
 }
