@@ -290,7 +290,7 @@ fn a_slot_is_made_kept_and_not_shared() {
         let mut second = source::connect(&server.url(), &options("pitr")).await.unwrap();
         let error = second.stream(&begin).await.unwrap_err();
         let holder = server.sql("select active_pid from pg_replication_slots where slot_name = 'pitr'");
-        assert_eq!(error.kind(), Kind::Config);
+        assert_eq!(error.kind(), Kind::Busy);
         assert!(error.to_string().contains(&holder), "{error} names {holder}");
         first.stop().await.unwrap();
         second.stream(&begin).await.unwrap();
