@@ -420,3 +420,25 @@ impl Drop for RunningServer {
         });
     }
 }
+
+/// The private server reads the last record again when its recovery ends, so the files in
+/// which it begins must still be there, however long it is.
+#[test]
+fn a_record_far_longer_than_what_is_staged_can_be_the_last_one() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "source").wal_segment_mib(1).start();
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let inside = BTreeSet::from([mark(&server)]);
+    let before = server.flush_lsn();
+    let end = server.sql("select pg_logical_emit_message(false, '', repeat('long', 75000000))");
+    assert!(server.flush_lsn() - before > 280 << 20);
+    mark(&server);
+    pitr.catch_up();
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target-lsn", &end, "--exclusive"]);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(marker_xids(&restored), inside);
+}

@@ -28,8 +28,10 @@ use crate::model::timeline::TimelineId;
 /// Raw bytes staged ahead of replay.
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
 
-/// Files the server took last, which it may still read: the present one, that in which
-/// the record at its beginning starts, and one to spare.
+/// Files the server took last, which it keeps whatever lies in them: the present one, the
+/// one before, and one to spare. It also keeps those in which the record at the beginning
+/// of the present one lies, for it reads the last record again when recovery ends
+/// (`FinishWalRecovery`, `xlogrecovery.c`).
 const STILL_READ: usize = 3;
 
 /// How often the feeder looks whether the server has taken a file.
@@ -165,8 +167,8 @@ struct Feeder<'a> {
     files: PostgresLogFiles,
     /// Whole files that the server has not taken yet, oldest first.
     staged: Vec<Staged>,
-    /// Names of those it has taken and may still need, oldest first.
-    taken: VecDeque<String>,
+    /// Those it has taken and may still need, oldest first.
+    taken: VecDeque<Staged>,
     /// Those it is through with, under the names it knows them by.
     spent: Vec<String>,
     /// Looks for prepared transactions; `None` once one was found or the log cannot be
@@ -174,10 +176,12 @@ struct Feeder<'a> {
     scanner: Option<(TimelineId, WalScanner)>,
 }
 
-/// A whole file in the staging directory.
+/// A whole file that was given to the server.
 struct Staged {
     name: String,
     start: Offset,
+    /// Where the record begins that lies across the file's beginning, or the file.
+    needs: Offset,
 }
 
 impl<'a> Feeder<'a> {
@@ -202,14 +206,14 @@ impl<'a> Feeder<'a> {
     async fn feed(&mut self, log: &mut dyn LogReader) -> Result<()> {
         let mut open: Option<OpenFile> = None;
         while let Some(piece) = log.next().await? {
-            self.look_for_prepared(&piece);
+            let needs = self.look_for_prepared(&piece);
             let same = open.as_ref().is_some_and(|file| file.takes(&piece));
             if !same {
                 if let Some(file) = open.take() {
                     self.deliver(file)?;
                 }
                 self.wait_for_room().await;
-                open = Some(self.open(&piece)?);
+                open = Some(self.open(&piece, needs)?);
             }
             if let Some(file) = &mut open {
                 file.write(&piece)?;
@@ -223,9 +227,11 @@ impl<'a> Feeder<'a> {
         open.map_or(Ok(()), |file| self.deliver(file))
     }
 
-    /// Stops the recycling of files from the first prepared transaction on.
-    fn look_for_prepared(&mut self, piece: &LogPiece) {
-        let Some((timeline, scanner)) = &mut self.scanner else { return };
+    /// Stops the recycling of files from the first prepared transaction on. Gives where
+    /// the record begins that lies across the beginning of `piece`.
+    fn look_for_prepared(&mut self, piece: &LogPiece) -> Offset {
+        let Some((timeline, scanner)) = &mut self.scanner else { return piece.start };
+        let needs = scanner.boundary().min(piece.start);
         if *timeline != piece.timeline || scanner.offset() != piece.start {
             *timeline = piece.timeline;
             *scanner = Self::scanner(self.job, piece.timeline, piece.start);
@@ -235,15 +241,16 @@ impl<'a> Feeder<'a> {
             self.scanner = None;
             self.spent.clear();
         }
+        needs
     }
 
-    fn open(&mut self, piece: &LogPiece) -> Result<OpenFile> {
+    fn open(&mut self, piece: &LogPiece, needs: Offset) -> Result<OpenFile> {
         let spent = self.spent.pop().map(|name| self.job.dir.join("pg_wal").join(name));
-        OpenFile::create(&self.stage.dir, &self.files, self.stage.file_bytes, piece, spent)
+        OpenFile::create(&self.stage.dir, &self.files, self.stage.file_bytes, piece, needs, spent)
     }
 
     fn deliver(&mut self, file: OpenFile) -> Result<()> {
-        let OpenFile { file, path, name, start, written, .. } = file;
+        let OpenFile { file, path, name, start, needs, written, .. } = file;
         // What the log does not fill is zeros, as in a file of the server's own.
         file.set_len(written)
             .and_then(|()| file.set_len(self.stage.file_bytes))
@@ -251,8 +258,19 @@ impl<'a> Feeder<'a> {
         drop(file);
         self.user.own(&path)?;
         fs::rename(&path, self.stage.staged(&name)).map_err(|e| Error::io("rename", &path, e))?;
-        self.staged.push(Staged { name, start });
+        self.staged.push(Staged { name, start, needs });
         Ok(())
+    }
+
+    /// Finds the files among the taken ones that the server is through with.
+    fn spend(&mut self) {
+        let Some(needs) = self.taken.back().map(|newest| newest.needs) else { return };
+        let file_bytes = self.stage.file_bytes;
+        while self.taken.len() > STILL_READ
+            && let Some(oldest) = self.taken.pop_front_if(|oldest| oldest.start.0.saturating_add(file_bytes) <= needs.0)
+        {
+            self.spent.extend(self.scanner.is_some().then_some(oldest.name));
+        }
     }
 
     async fn wait_for_room(&mut self) {
@@ -260,17 +278,12 @@ impl<'a> Feeder<'a> {
         loop {
             // A file of a timeline that the server leaves within it is never asked for, so
             // the taken ones are not always at the front.
-            self.staged.retain(|file| {
-                let waiting = self.stage.staged(&file.name).exists();
-                if !waiting {
-                    (self.progress)(file.start);
-                    self.taken.push_back(file.name.clone());
-                }
-                waiting
-            });
-            while self.taken.len() > STILL_READ {
-                self.spent.extend(self.taken.pop_front().filter(|_| self.scanner.is_some()));
+            let (stage, progress) = (self.stage, self.progress);
+            for file in self.staged.extract_if(.., |file| !stage.staged(&file.name).exists()) {
+                progress(file.start);
+                self.taken.push_back(file);
             }
+            self.spend();
             if self.staged.len() < most {
                 return;
             }
@@ -286,6 +299,7 @@ struct OpenFile {
     name: String,
     timeline: TimelineId,
     start: Offset,
+    needs: Offset,
     written: u64,
 }
 
@@ -296,6 +310,7 @@ impl OpenFile {
         files: &PostgresLogFiles,
         file_bytes: u64,
         piece: &LogPiece,
+        needs: Offset,
         spent: Option<PathBuf>,
     ) -> Result<Self> {
         let name = files.name(piece.timeline, piece.start);
@@ -312,7 +327,7 @@ impl OpenFile {
         let recycled = spent.filter(|spent| fs::rename(spent, &path).is_ok()).is_some();
         let file = if recycled { OpenOptions::new().write(true).open(&path) } else { File::create(&path) };
         let file = file.map_err(|e| Error::io("create", &path, e))?;
-        Ok(Self { file, path, name, timeline: piece.timeline, start, written: 0 })
+        Ok(Self { file, path, name, timeline: piece.timeline, start, needs, written: 0 })
     }
 
     fn takes(&self, piece: &LogPiece) -> bool {
