@@ -179,7 +179,13 @@ impl Run<'_> {
         let mut bad_log: Option<String> = None;
         let mut busy_since = None;
         loop {
+            let before = self.report.borrow().received;
             let result = self.pass(connected.take()).await;
+            if self.report.borrow().received > before {
+                // It was a good connection until now: what ended it is a new trouble.
+                wait = BACKOFF.0;
+                busy_since = None;
+            }
             let error = match result {
                 Ok(Pass::Done) => return self.finish_base().await,
                 Ok(Pass::Again) => {
