@@ -419,3 +419,24 @@ impl Drop for RunningServer {
         });
     }
 }
+
+/// Recovery ends by reading the last record again, from its beginning: here so many WAL
+/// files back that most of what it takes up was replayed before the last file was staged.
+#[test]
+fn the_last_record_may_fill_more_files_than_are_staged() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "source").wal_segment_mib(1).start();
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    mark(&server);
+    let end = server.sql("select pg_logical_emit_message(false, 'pitr', repeat('x', 150 << 20))");
+    mark(&server);
+    pitr.catch_up();
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target-lsn", &end, "--exclusive"]);
+    assert_ready_data_dir(&to);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(marker_xids(&restored).len(), 1);
+}

@@ -6,10 +6,19 @@
 //! and once the feeder has failed every request fails with 255, which PostgreSQL takes
 //! for an error and not for the end of the log.
 //!
+//! No more is staged than replay soon needs, except when the server waits for a file
+//! further on: before all others it asks for the one that holds the record of the base's
+//! checkpoint, which a long checkpoint wrote far behind the place where replay begins.
+//!
 //! A file the server is through with is taken back and written over, name and all:
-//! otherwise the log of a long replay would fill memory and disk for nothing. Only what
-//! a transaction prepared in it still needs must stay (`XlogReadTwoPhaseData`,
-//! `twophase.c`), so a log that prepares one is kept from there on.
+//! otherwise the log of a long replay would fill memory and disk for nothing. What is
+//! read twice must stay:
+//! - what a transaction prepared in it still needs (`XlogReadTwoPhaseData`, `twophase.c`),
+//!   so a log that prepares one is kept from there on;
+//! - the last record before the cut (`FinishWalRecovery`, `xlogrecovery.c`), which may fill
+//!   many files, so one is kept until a later record has come whole;
+//! - the record of the base's checkpoint, so files count as read in the order of the log
+//!   only.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -29,8 +38,9 @@ use crate::model::timeline::TimelineId;
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
 
 /// Files the server took last, which it may still read: the present one, that in which
-/// the record at its beginning starts, and one to spare.
-const STILL_READ: usize = 3;
+/// the record at its beginning starts, one to spare, and the two in which the record of
+/// the base's checkpoint may lie, since those were taken before their turn.
+const STILL_READ: usize = 5;
 
 /// How often the feeder looks whether the server has taken a file.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -54,11 +64,12 @@ while :; do
     [ -d "/proc/$feeder" ] || exit 255
     if [ -e "files/$1" ]; then
         # Asked for again, it is absent: the server then reads the copy it has.
-        rm -f "planned/$1"
+        rm -f "planned/$1" wanted
         mv "files/$1" "$OLDPWD/$2" && exit 0
         exit 255
     fi
     [ -e "planned/$1" ] || exit 1
+    [ -e wanted ] || printf %s "$1" >wanted
     sleep 0.01
 done
 "#;
@@ -124,6 +135,17 @@ impl Stage {
         self.dir.join("files").join(name)
     }
 
+    /// Whether the server will ask for a file, or has not got it yet.
+    fn is_planned(&self, name: &str) -> bool {
+        self.dir.join("planned").join(name).exists()
+    }
+
+    /// Whether the server waits for a file that is not staged yet.
+    fn is_waited_for(&self) -> bool {
+        let wanted = fs::read_to_string(self.dir.join("wanted")).unwrap_or_default();
+        !wanted.is_empty() && !self.staged(&wanted).exists()
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
         fs::write(&path, bytes).map_err(|e| Error::io("write", &path, e))
@@ -163,12 +185,11 @@ struct Feeder<'a> {
     user: &'a OsUser,
     progress: ReplayProgress<'a>,
     files: PostgresLogFiles,
-    /// Whole files that the server has not taken yet, oldest first.
-    staged: Vec<Staged>,
-    /// Names of those it has taken and may still need, oldest first.
-    taken: VecDeque<String>,
-    /// Those it is through with, under the names it knows them by.
-    spent: Vec<String>,
+    /// Whole files, in the order of the log, from the first that the server has not
+    /// taken yet.
+    staged: VecDeque<Staged>,
+    /// Those before it, which are in the server's hands.
+    taken: VecDeque<Staged>,
     /// Looks for prepared transactions; `None` once one was found or the log cannot be
     /// read.
     scanner: Option<(TimelineId, WalScanner)>,
@@ -188,9 +209,8 @@ impl<'a> Feeder<'a> {
             user,
             progress,
             files: PostgresLogFiles::new(&job.identity),
-            staged: Vec::new(),
+            staged: VecDeque::new(),
             taken: VecDeque::new(),
-            spent: Vec::new(),
             scanner: Some((TimelineId(0), Self::scanner(job, TimelineId(0), Offset::ZERO))),
         }
     }
@@ -233,12 +253,23 @@ impl<'a> Feeder<'a> {
         let read = scanner.feed(&piece.bytes, &mut Vec::new());
         if read.is_err() || scanner.has_prepared() {
             self.scanner = None;
-            self.spent.clear();
         }
     }
 
+    /// Takes back the oldest file, if the server is through with it.
+    fn take_back(&mut self) -> Option<PathBuf> {
+        let (_, scanner) = self.scanner.as_ref()?;
+        let last_record = scanner.last_record()?;
+        let file = self.taken.front().filter(|_| self.taken.len() > STILL_READ)?;
+        if last_record.since(file.start) < self.stage.file_bytes {
+            return None;
+        }
+        let file = self.taken.pop_front()?;
+        Some(self.job.dir.join("pg_wal").join(file.name))
+    }
+
     fn open(&mut self, piece: &LogPiece) -> Result<OpenFile> {
-        let spent = self.spent.pop().map(|name| self.job.dir.join("pg_wal").join(name));
+        let spent = self.take_back();
         OpenFile::create(&self.stage.dir, &self.files, self.stage.file_bytes, piece, spent)
     }
 
@@ -250,28 +281,23 @@ impl<'a> Feeder<'a> {
             .map_err(|e| Error::io("extend", &path, e))?;
         drop(file);
         self.user.own(&path)?;
+        // The last file of a timeline that the server leaves within it is never asked for.
+        let planned = self.stage.is_planned(&name);
         fs::rename(&path, self.stage.staged(&name)).map_err(|e| Error::io("rename", &path, e))?;
-        self.staged.push(Staged { name, start });
+        if planned {
+            self.staged.push_back(Staged { name, start });
+        }
         Ok(())
     }
 
     async fn wait_for_room(&mut self) {
         let most = usize::try_from((AHEAD_BYTES_MAX / self.stage.file_bytes).max(2)).unwrap_or(usize::MAX);
         loop {
-            // A file of a timeline that the server leaves within it is never asked for, so
-            // the taken ones are not always at the front.
-            self.staged.retain(|file| {
-                let waiting = self.stage.staged(&file.name).exists();
-                if !waiting {
-                    (self.progress)(file.start);
-                    self.taken.push_back(file.name.clone());
-                }
-                waiting
-            });
-            while self.taken.len() > STILL_READ {
-                self.spent.extend(self.taken.pop_front().filter(|_| self.scanner.is_some()));
+            while let Some(file) = self.staged.pop_front_if(|file| !self.stage.staged(&file.name).exists()) {
+                (self.progress)(file.start);
+                self.taken.push_back(file);
             }
-            if self.staged.len() < most {
+            if self.staged.len() < most || self.stage.is_waited_for() {
                 return;
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
