@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::load::{mark, marker_table, pgbench_tables};
 use crate::support::oracle::{amcheck, assert_ready_data_dir, marker_xids, open_restored, verify_backup};
 use crate::support::programs::{client, must};
-use crate::support::{Load, Pitr, Scratch, Server};
+use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
 
 /// Bytes of all files below `dir`.
 fn bytes_below(dir: &Path) -> u64 {
@@ -241,6 +241,56 @@ fn a_backup_from_a_standby_restores() {
     assert!(marker_xids(&restored).contains(&row));
     assert_eq!(restored.checksums(), sums);
     amcheck(&restored);
+}
+
+/// A base whose checkpoint took `files` WAL files to finish, restored: the server reads
+/// the checkpoint's record before anything else, goes back to where the checkpoint began,
+/// and comes to the record again.
+fn a_base_with_a_long_checkpoint_restores(files: u32) {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    marker_table(&server);
+    pgbench_tables(&server, 2);
+    server.sql("create table filler (n int, t text)");
+    // Enough for replay to take its time.
+    let next_file =
+        "insert into filler select n, repeat('x', 150) from generate_series(1, 50000) n; select pg_switch_wal()";
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    let mut archiver = pitr.archive_with(&["--no-backup"]);
+    archiver.wait_until_caught_up(&server);
+    let mut backup = pitr.command(["backup", "--spread-checkpoint"]).spawn().expect("starting pitr backup");
+    condition("the checkpoint to have begun", PATIENCE, || {
+        let spreading = "select count(*) from pg_stat_activity where wait_event = 'CheckpointWriteDelay'";
+        (server.sql(spreading) == "1").then_some(())
+    });
+    for _ in 0..files {
+        mark(&server);
+        server.sql(next_file);
+    }
+    // One that is asked for finishes the one that runs at once.
+    server.sql("checkpoint");
+    assert!(backup.wait().expect("waiting for pitr backup").success());
+    for _ in 0..12 {
+        mark(&server);
+        server.sql(next_file);
+    }
+    archiver.wait_until_caught_up(&server);
+    archiver.stop();
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(marker_xids(&restored), marker_xids(&server));
+}
+
+#[test]
+fn a_checkpoint_that_ended_some_files_after_it_began_is_replayed() {
+    a_base_with_a_long_checkpoint_restores(6);
+}
+
+#[test]
+fn a_checkpoint_that_ended_further_away_than_log_is_staged_is_replayed() {
+    a_base_with_a_long_checkpoint_restores(12);
 }
 
 #[test]

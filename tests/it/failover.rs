@@ -135,11 +135,10 @@ fn a_moment_before_the_promotion_restores_from_the_new_history() {
     assert_eq!(marker_xids(&restored), before);
 }
 
-/// Three promotions in a row.
-#[test]
-fn timelines_may_follow_one_another() {
+/// Three promotions in a row, of servers whose WAL files have `mib` MiB.
+fn timelines_follow_one_another(mib: u32) {
     let scratch = Scratch::new();
-    let first = Server::builder(&scratch, "s1").wal_segment_mib(1).start();
+    let first = Server::builder(&scratch, "s1").wal_segment_mib(mib).setting("min_wal_size", "512MB").start();
     marker_table(&first);
     let pitr = Pitr::new(&scratch).source(&first);
     pitr.ok(["init"]);
@@ -163,4 +162,16 @@ fn timelines_may_follow_one_another() {
     pitr.restore(&current, &to, &["--target", "latest"]);
     let restored = open_restored(&scratch, "restored", &current, &to);
     assert_eq!(marker_xids(&restored), rows);
+}
+
+#[test]
+fn timelines_may_follow_one_another() {
+    timelines_follow_one_another(1);
+}
+
+/// Of files this large few are staged at a time, and the last one of each timeline that
+/// was left is never asked for.
+#[test]
+fn timelines_of_large_wal_files_may_follow_one_another() {
+    timelines_follow_one_another(64);
 }

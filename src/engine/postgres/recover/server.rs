@@ -120,7 +120,7 @@ impl PrivateServer {
         let mut command = Command::new(programs.path("postgres"));
         command.arg("-D").arg(&job.dir);
         let socket = socket_directory(user)?;
-        for (name, value) in private_files(&job.scratch, &socket, user)? {
+        for (name, value) in private_files(job, &socket, user)? {
             command.arg("-c").arg(format!("{name}={}", value.display()));
         }
         for setting in settings {
@@ -225,11 +225,16 @@ fn socket_directory(user: &OsUser) -> Result<PathBuf> {
 
 /// Files that stand in for the restored ones: settings from nobody, access for the
 /// server's own user only.
-fn private_files(scratch: &Path, socket: &Path, user: &OsUser) -> Result<Vec<(&'static str, PathBuf)>> {
+fn private_files(job: &RecoveryJob, socket: &Path, user: &OsUser) -> Result<Vec<(&'static str, PathBuf)>> {
+    let scratch = &job.scratch;
     let conf = scratch.join("postgresql.conf");
     let hba = scratch.join("pg_hba.conf");
     let ident = scratch.join("pg_ident.conf");
-    for (path, text) in [(&conf, ""), (&hba, "local all all trust\n"), (&ident, "")] {
+    // A server refuses to start with less than two WAL files here, which the defaults
+    // (80 MB and 1 GB) are from files of 64 MiB on.
+    let two_files = (job.identity.log_file_bytes >> 20).saturating_mul(2);
+    let settings = format!("min_wal_size = {}MB\nmax_wal_size = {}MB\n", two_files.max(80), two_files.max(1024));
+    for (path, text) in [(&conf, settings.as_str()), (&hba, "local all all trust\n"), (&ident, "")] {
         fs::write(path, text).map_err(|e| Error::io("write", path, e))?;
         user.own(path)?;
     }
@@ -269,7 +274,7 @@ pub(super) async fn start_and_leave(
     let log = scratch.join("server.log");
     let mut options = String::new();
     let socket = socket_directory(user)?;
-    for (name, path) in private_files(scratch, &socket, user)? {
+    for (name, path) in private_files(job, &socket, user)? {
         if name == "config_file" && dir.join("postgresql.conf").exists() {
             continue;
         }

@@ -6,10 +6,19 @@
 //! and once the feeder has failed every request fails with 255, which PostgreSQL takes
 //! for an error and not for the end of the log.
 //!
+//! No more is staged than replay soon needs, except when the server waits for a file
+//! further on: before all others it asks for the one that holds the record of the base's
+//! checkpoint, which a long checkpoint wrote far behind the place where replay begins.
+//!
 //! A file the server is through with is taken back and written over, name and all:
-//! otherwise the log of a long replay would fill memory and disk for nothing. Only what
-//! a transaction prepared in it still needs must stay (`XlogReadTwoPhaseData`,
-//! `twophase.c`), so a log that prepares one is kept from there on.
+//! otherwise the log of a long replay would fill memory and disk for nothing. What is
+//! read twice must stay:
+//! - what a transaction prepared in it still needs (`XlogReadTwoPhaseData`, `twophase.c`),
+//!   so a log that prepares one is kept from there on;
+//! - the last record before the cut (`FinishWalRecovery`, `xlogrecovery.c`), which may fill
+//!   many files, so one is kept until a later record has come whole;
+//! - the record of the base's checkpoint, so files count as read in the order of the log
+//!   only.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -28,11 +37,10 @@ use crate::model::timeline::TimelineId;
 /// Raw bytes staged ahead of replay.
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
 
-/// Files the server took last, which it keeps whatever lies in them: the present one, the
-/// one before, and one to spare. It also keeps those in which the record at the beginning
-/// of the present one lies, for it reads the last record again when recovery ends
-/// (`FinishWalRecovery`, `xlogrecovery.c`).
-const STILL_READ: usize = 3;
+/// Files the server took last, which it may still read: the present one, that in which
+/// the record at its beginning starts, one to spare, and the two in which the record of
+/// the base's checkpoint may lie, since those were taken before their turn.
+const STILL_READ: usize = 5;
 
 /// How often the feeder looks whether the server has taken a file.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -56,11 +64,12 @@ while :; do
     [ -d "/proc/$feeder" ] || exit 255
     if [ -e "files/$1" ]; then
         # Asked for again, it is absent: the server then reads the copy it has.
-        rm -f "planned/$1"
+        rm -f "planned/$1" wanted
         mv "files/$1" "$OLDPWD/$2" && exit 0
         exit 255
     fi
     [ -e "planned/$1" ] || exit 1
+    [ -e wanted ] || printf %s "$1" >wanted
     sleep 0.01
 done
 "#;
@@ -126,6 +135,17 @@ impl Stage {
         self.dir.join("files").join(name)
     }
 
+    /// Whether the server will ask for a file, or has not got it yet.
+    fn is_planned(&self, name: &str) -> bool {
+        self.dir.join("planned").join(name).exists()
+    }
+
+    /// Whether the server waits for a file that is not staged yet.
+    fn is_waited_for(&self) -> bool {
+        let wanted = fs::read_to_string(self.dir.join("wanted")).unwrap_or_default();
+        !wanted.is_empty() && !self.staged(&wanted).exists()
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
         fs::write(&path, bytes).map_err(|e| Error::io("write", &path, e))
@@ -165,23 +185,20 @@ struct Feeder<'a> {
     user: &'a OsUser,
     progress: ReplayProgress<'a>,
     files: PostgresLogFiles,
-    /// Whole files that the server has not taken yet, oldest first.
-    staged: Vec<Staged>,
-    /// Those it has taken and may still need, oldest first.
+    /// Whole files, in the order of the log, from the first that the server has not
+    /// taken yet.
+    staged: VecDeque<Staged>,
+    /// Those before it, which are in the server's hands.
     taken: VecDeque<Staged>,
-    /// Those it is through with, under the names it knows them by.
-    spent: Vec<String>,
     /// Looks for prepared transactions; `None` once one was found or the log cannot be
     /// read.
     scanner: Option<(TimelineId, WalScanner)>,
 }
 
-/// A whole file that was given to the server.
+/// A whole file in the staging directory.
 struct Staged {
     name: String,
     start: Offset,
-    /// Where the record begins that lies across the file's beginning, or the file.
-    needs: Offset,
 }
 
 impl<'a> Feeder<'a> {
@@ -192,9 +209,8 @@ impl<'a> Feeder<'a> {
             user,
             progress,
             files: PostgresLogFiles::new(&job.identity),
-            staged: Vec::new(),
+            staged: VecDeque::new(),
             taken: VecDeque::new(),
-            spent: Vec::new(),
             scanner: Some((TimelineId(0), Self::scanner(job, TimelineId(0), Offset::ZERO))),
         }
     }
@@ -206,14 +222,14 @@ impl<'a> Feeder<'a> {
     async fn feed(&mut self, log: &mut dyn LogReader) -> Result<()> {
         let mut open: Option<OpenFile> = None;
         while let Some(piece) = log.next().await? {
-            let needs = self.look_for_prepared(&piece);
+            self.look_for_prepared(&piece);
             let same = open.as_ref().is_some_and(|file| file.takes(&piece));
             if !same {
                 if let Some(file) = open.take() {
                     self.deliver(file)?;
                 }
                 self.wait_for_room().await;
-                open = Some(self.open(&piece, needs)?);
+                open = Some(self.open(&piece)?);
             }
             if let Some(file) = &mut open {
                 file.write(&piece)?;
@@ -227,11 +243,9 @@ impl<'a> Feeder<'a> {
         open.map_or(Ok(()), |file| self.deliver(file))
     }
 
-    /// Stops the recycling of files from the first prepared transaction on. Gives where
-    /// the record begins that lies across the beginning of `piece`.
-    fn look_for_prepared(&mut self, piece: &LogPiece) -> Offset {
-        let Some((timeline, scanner)) = &mut self.scanner else { return piece.start };
-        let needs = scanner.boundary().min(piece.start);
+    /// Stops the recycling of files from the first prepared transaction on.
+    fn look_for_prepared(&mut self, piece: &LogPiece) {
+        let Some((timeline, scanner)) = &mut self.scanner else { return };
         if *timeline != piece.timeline || scanner.offset() != piece.start {
             *timeline = piece.timeline;
             *scanner = Self::scanner(self.job, piece.timeline, piece.start);
@@ -239,52 +253,51 @@ impl<'a> Feeder<'a> {
         let read = scanner.feed(&piece.bytes, &mut Vec::new());
         if read.is_err() || scanner.has_prepared() {
             self.scanner = None;
-            self.spent.clear();
         }
-        needs
     }
 
-    fn open(&mut self, piece: &LogPiece, needs: Offset) -> Result<OpenFile> {
-        let spent = self.spent.pop().map(|name| self.job.dir.join("pg_wal").join(name));
-        OpenFile::create(&self.stage.dir, &self.files, self.stage.file_bytes, piece, needs, spent)
+    /// Takes back the oldest file, if the server is through with it.
+    fn take_back(&mut self) -> Option<PathBuf> {
+        let (_, scanner) = self.scanner.as_ref()?;
+        let last_record = scanner.last_record()?;
+        let file = self.taken.front().filter(|_| self.taken.len() > STILL_READ)?;
+        if last_record.since(file.start) < self.stage.file_bytes {
+            return None;
+        }
+        let file = self.taken.pop_front()?;
+        Some(self.job.dir.join("pg_wal").join(file.name))
+    }
+
+    fn open(&mut self, piece: &LogPiece) -> Result<OpenFile> {
+        let spent = self.take_back();
+        OpenFile::create(&self.stage.dir, &self.files, self.stage.file_bytes, piece, spent)
     }
 
     fn deliver(&mut self, file: OpenFile) -> Result<()> {
-        let OpenFile { file, path, name, start, needs, written, .. } = file;
+        let OpenFile { file, path, name, start, written, .. } = file;
         // What the log does not fill is zeros, as in a file of the server's own.
         file.set_len(written)
             .and_then(|()| file.set_len(self.stage.file_bytes))
             .map_err(|e| Error::io("extend", &path, e))?;
         drop(file);
         self.user.own(&path)?;
+        // The last file of a timeline that the server leaves within it is never asked for.
+        let planned = self.stage.is_planned(&name);
         fs::rename(&path, self.stage.staged(&name)).map_err(|e| Error::io("rename", &path, e))?;
-        self.staged.push(Staged { name, start, needs });
-        Ok(())
-    }
-
-    /// Finds the files among the taken ones that the server is through with.
-    fn spend(&mut self) {
-        let Some(needs) = self.taken.back().map(|newest| newest.needs) else { return };
-        let file_bytes = self.stage.file_bytes;
-        while self.taken.len() > STILL_READ
-            && let Some(oldest) = self.taken.pop_front_if(|oldest| oldest.start.0.saturating_add(file_bytes) <= needs.0)
-        {
-            self.spent.extend(self.scanner.is_some().then_some(oldest.name));
+        if planned {
+            self.staged.push_back(Staged { name, start });
         }
+        Ok(())
     }
 
     async fn wait_for_room(&mut self) {
         let most = usize::try_from((AHEAD_BYTES_MAX / self.stage.file_bytes).max(2)).unwrap_or(usize::MAX);
         loop {
-            // A file of a timeline that the server leaves within it is never asked for, so
-            // the taken ones are not always at the front.
-            let (stage, progress) = (self.stage, self.progress);
-            for file in self.staged.extract_if(.., |file| !stage.staged(&file.name).exists()) {
-                progress(file.start);
+            while let Some(file) = self.staged.pop_front_if(|file| !self.stage.staged(&file.name).exists()) {
+                (self.progress)(file.start);
                 self.taken.push_back(file);
             }
-            self.spend();
-            if self.staged.len() < most {
+            if self.staged.len() < most || self.stage.is_waited_for() {
                 return;
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -299,7 +312,6 @@ struct OpenFile {
     name: String,
     timeline: TimelineId,
     start: Offset,
-    needs: Offset,
     written: u64,
 }
 
@@ -310,7 +322,6 @@ impl OpenFile {
         files: &PostgresLogFiles,
         file_bytes: u64,
         piece: &LogPiece,
-        needs: Offset,
         spent: Option<PathBuf>,
     ) -> Result<Self> {
         let name = files.name(piece.timeline, piece.start);
@@ -327,7 +338,7 @@ impl OpenFile {
         let recycled = spent.filter(|spent| fs::rename(spent, &path).is_ok()).is_some();
         let file = if recycled { OpenOptions::new().write(true).open(&path) } else { File::create(&path) };
         let file = file.map_err(|e| Error::io("create", &path, e))?;
-        Ok(Self { file, path, name, timeline: piece.timeline, start, needs, written: 0 })
+        Ok(Self { file, path, name, timeline: piece.timeline, start, written: 0 })
     }
 
     fn takes(&self, piece: &LogPiece) -> bool {

@@ -122,6 +122,12 @@ impl WalScanner {
         self.prepared
     }
 
+    /// Where the last record begins that came whole; `None` before the first one.
+    #[must_use]
+    pub fn last_record(&self) -> Option<Offset> {
+        self.previous.map(Offset)
+    }
+
     fn advance(&mut self, mut bytes: &[u8], marks: &mut Vec<Mark>) -> Result<(), Refusal> {
         // Whatever follows stays within the WAL file in which these bytes end.
         let room = (bytes.len() as u64).saturating_add(self.file_bytes);
