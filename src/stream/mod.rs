@@ -291,7 +291,8 @@ impl Run<'_> {
         if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
             self.begin_base();
         }
-        let setup = self.setup(&catalog, timeline, ready);
+        let log_end = if timeline == server.timeline { server.log_end } else { start };
+        let setup = self.setup(&catalog, timeline, ready, log_end);
         let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
             // The server tells only once the stream has begun that it lacks the log.
             Err(error) if error.kind() == Kind::Absent => {
@@ -332,7 +333,7 @@ impl Run<'_> {
         Ready { scanner, start, carried: None, file_segments: Vec::new() }
     }
 
-    fn setup(&self, catalog: &Catalog, timeline: TimelineId, ready: Ready) -> writer::Setup {
+    fn setup(&self, catalog: &Catalog, timeline: TimelineId, ready: Ready, log_end: Offset) -> writer::Setup {
         let settings = &self.archiver.settings;
         let tail_folder = self.archive.store.local_root().map(|root| root.join(self.archive.layout.timeline(timeline)));
         let flush_interval_micros =
@@ -347,6 +348,7 @@ impl Run<'_> {
             compression: settings.compression,
             scanner: ready.scanner,
             start: ready.start,
+            log_end,
             carried: ready.carried,
             file_segments: ready.file_segments,
             unindexed: catalog.timelines.get(&timeline).map_or(0, unindexed),

@@ -63,9 +63,9 @@ pub enum Input {
         /// The server's clock when it sent them.
         time: Timestamp,
     },
-    /// The server's log ended at `log_end` at `time`.
+    /// The server had sent its log up to `log_end` at `time`, all of it or not.
     Confirmed {
-        /// The end of the server's log.
+        /// The end of what it had sent.
         log_end: Offset,
         /// The server's clock.
         time: Timestamp,
@@ -108,6 +108,8 @@ pub struct Setup {
     pub scanner: Box<dyn Scanner>,
     /// The first byte to come.
     pub start: Offset,
+    /// The end of the server's log when the session began.
+    pub log_end: Offset,
     /// Bytes that precede `start` without a gap and are not in a segment yet: what an
     /// older tail held. With the marks that end in them.
     pub carried: Option<Carried>,
@@ -184,6 +186,8 @@ struct Writer {
     spare: Option<JoinHandle<Result<Spare>>>,
     spares_made: u64,
     offset: Offset,
+    /// The server's log is known to reach to here.
+    log_end: Offset,
     confirmed: Option<Timestamp>,
 }
 
@@ -204,6 +208,7 @@ pub fn run(setup: Setup, mut queue: mpsc::Receiver<Input>) -> (JoinHandle<Result
     let runtime = Handle::current();
     let writer = Writer {
         offset: setup.start,
+        log_end: setup.log_end,
         setup,
         runtime,
         shared,
@@ -338,10 +343,12 @@ impl Writer {
         }
     }
 
-    /// Notes that everything up to `time` is here, if the server's log ends where ours
-    /// does.
+    /// Notes that everything up to `time` is here, if all the log is that the server is
+    /// known to have. A keepalive alone does not tell: its `log_end` is what was sent, not
+    /// what there is to send.
     fn confirm(&mut self, log_end: Offset, time: Timestamp) {
-        if log_end <= self.offset {
+        self.log_end = self.log_end.max(log_end);
+        if self.log_end <= self.offset {
             self.confirmed = self.confirmed.max(Some(time));
             if let Some((Open::Tail(tail), _)) = &mut self.open {
                 tail.confirm(time);

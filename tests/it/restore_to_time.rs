@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::support::load::{mark, marker_table, pgbench_tables, wait_for_markers};
 use crate::support::oracle::{
     TransactionEnd, amcheck, archive_start, assert_ready_data_dir, marker_commit_times, marker_xids, open_restored,
-    replayed_at_time, transactions,
+    replayed_at_time, segment_files, transactions,
 };
 use crate::support::server::format_lsn;
 use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, Version, condition, seed};
@@ -442,4 +442,30 @@ fn the_last_record_may_fill_more_files_than_are_staged() {
     assert_ready_data_dir(&to);
     let restored = open_restored(&scratch, "restored", &server, &to);
     assert_eq!(marker_xids(&restored), inside);
+}
+
+/// An archiver that is far behind hears from the server all the while that everything it
+/// was going to send is sent. That says nothing of the log the server has yet to send.
+#[test]
+fn an_archive_that_is_behind_does_not_claim_the_present() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    mark(&server);
+    for _ in 0..8 {
+        server.sql("select pg_logical_emit_message(false, '', repeat(md5(random()::text), 3 << 20))");
+    }
+    let row = mark(&server);
+    let time = marker_commit_times(&server)[&row].clone();
+    let before = segment_files(&pitr.cluster_dir()).len();
+    let archiver = pitr.archive();
+    // Some of the log has come, and much is to come still.
+    condition("new segments", PATIENCE, || (segment_files(&pitr.cluster_dir()).len() >= before + 3).then_some(()));
+    archiver.kill();
+    pitr.run(["plan", "--target-time", &time]).exit(14);
+    pitr.catch_up();
+    pitr.ok(["plan", "--target-time", &time]);
 }
