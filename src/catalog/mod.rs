@@ -27,6 +27,22 @@ pub struct Catalog {
     pub bases: Vec<BaseInfo>,
 }
 
+impl Catalog {
+    /// Whether the present can be reached from no base: there is none, or log is missing
+    /// behind each. A base on a younger timeline needs none of its ancestors' log.
+    #[must_use]
+    pub fn lacks_base(&self) -> bool {
+        let last_gap =
+            self.timelines.iter().filter_map(|(&timeline, log)| Some((timeline, log.gaps.last()?))).next_back();
+        let behind = |base: &BaseInfo| {
+            last_gap.is_none_or(|(timeline, gap)| {
+                base.timeline > timeline || (base.timeline == timeline && base.start >= gap.range.end)
+            })
+        };
+        !self.bases.iter().any(behind)
+    }
+}
+
 /// The log of one timeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimelineLog {
@@ -146,4 +162,58 @@ pub struct BaseInfo {
     pub bytes: u64,
     /// Bytes this base added to the store.
     pub stored_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(timeline: u32, start: u64) -> BaseInfo {
+        BaseInfo {
+            id: format!("{timeline}-{start}"),
+            timeline: TimelineId(timeline),
+            start: Offset(start),
+            end: Offset(start + 10),
+            began: Timestamp(0),
+            ended: Timestamp(0),
+            bytes: 0,
+            stored_bytes: 0,
+        }
+    }
+
+    fn lacks_base(bases: &[BaseInfo], gaps: &[(u32, u64, u64)]) -> bool {
+        let mut timelines: BTreeMap<TimelineId, TimelineLog> = BTreeMap::new();
+        for &(timeline, start, end) in gaps {
+            let range = OffsetRange::new(Offset(start), Offset(end));
+            let gap = Gap { range, cause: "recycled".into(), found: Timestamp(0), confirmed: None };
+            timelines.entry(TimelineId(timeline)).or_default().gaps.push(gap);
+        }
+        let identity = Identity {
+            format_version: 1,
+            engine: "postgres".into(),
+            system: "7".into(),
+            log_file_bytes: 100,
+            server_version: 15,
+        };
+        Catalog { identity, timelines, bases: bases.to_vec() }.lacks_base()
+    }
+
+    #[test]
+    fn an_archive_without_bases_lacks_one() {
+        assert!(lacks_base(&[], &[]));
+        assert!(!lacks_base(&[base(1, 50)], &[]));
+    }
+
+    #[test]
+    fn a_base_before_the_last_gap_is_none_and_one_behind_it_is() {
+        let gaps = [(1, 100, 200), (1, 300, 400)];
+        assert!(lacks_base(&[base(1, 50), base(1, 250), base(1, 399)], &gaps));
+        assert!(!lacks_base(&[base(1, 50), base(1, 400)], &gaps));
+    }
+
+    #[test]
+    fn a_base_on_a_younger_timeline_needs_no_log_of_the_older() {
+        assert!(!lacks_base(&[base(2, 250)], &[(1, 300, 400)]));
+        assert!(lacks_base(&[base(1, 900)], &[(1, 300, 400), (2, 300, 400)]));
+    }
 }

@@ -172,8 +172,7 @@ impl Archiver {
 impl Run<'_> {
     async fn keep_streaming(&mut self, source: Box<dyn Source>, server: ServerState) -> Result<()> {
         let catalog = self.catalog().await?;
-        self.base_wanted = self.archiver.settings.backup && catalog.bases.is_empty();
-        self.set_goal();
+        self.want_base(&catalog);
         let mut connected = Some((source, server));
         let mut wait = BACKOFF.0;
         let mut bad_log: Option<String> = None;
@@ -228,6 +227,12 @@ impl Run<'_> {
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             }
         }
+    }
+
+    /// Decides whether the archive lacks a base; catching up then means having one too.
+    fn want_base(&mut self, catalog: &Catalog) {
+        self.base_wanted = self.archiver.settings.backup && catalog.lacks_base();
+        self.set_goal();
     }
 
     fn set_goal(&self) {
@@ -380,11 +385,11 @@ impl Run<'_> {
         let object = ObjectName::Gap { timeline, range, epoch: self.epoch.number() };
         let body = serde_json::to_vec_pretty(&gap).map_err(|e| Error::failure("cannot write a gap").because(e))?;
         self.archive.store.create(&self.archive.layout.name(&object), vec![Bytes::from(body)]).await?;
-        self.base_wanted = self.archiver.settings.backup;
+        self.want_base(&self.catalog().await?);
         Ok(())
     }
 
-    /// Takes a base backup beside the stream.
+    /// Takes a base backup beside the stream, and another when a gap has come behind it.
     fn begin_base(&mut self) {
         let archive = self.archive.clone();
         let engine = Arc::clone(&self.archiver.engine);
@@ -405,8 +410,16 @@ impl Run<'_> {
             };
             let mut wait = BACKOFF.0;
             let base = loop {
-                match task.run(&BaseOptions { label: "pitr".into(), fast_checkpoint: true }).await {
-                    Ok(base) => break base,
+                let taken = task.run(&BaseOptions { label: "pitr".into(), fast_checkpoint: true }).await;
+                let lacking = match &taken {
+                    Ok(_) => archive.catalog(engine.as_ref()).await.map(|catalog| catalog.lacks_base()),
+                    Err(_) => Ok(true),
+                };
+                match taken.and_then(|base| Ok((base, lacking?))) {
+                    Ok((base, false)) => break base,
+                    Ok((base, true)) => {
+                        tracing::warn!(base = base.id, "a gap came behind this base backup; taking another")
+                    }
                     Err(error) if caught_up || error.kind() == Kind::Fenced => {
                         goal.send_replace(Goal::Offset(Offset::ZERO));
                         return Err(error);

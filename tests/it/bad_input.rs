@@ -104,7 +104,6 @@ fn goes_on_after_a_gap(lose_the_slot: bool) {
         .setting("wal_keep_size", "0")
         .setting("max_wal_size", "4MB")
         .setting("min_wal_size", "2MB")
-        .setting("max_slot_wal_keep_size", "2MB")
         .start();
     pgbench_tables(&server, 1);
     marker_table(&server);
@@ -114,7 +113,10 @@ fn goes_on_after_a_gap(lose_the_slot: bool) {
     let before = mark(&server);
     let before_time = server.now();
     pitr.catch_up();
-    if !lose_the_slot {
+    if lose_the_slot {
+        server.sql("alter system set max_slot_wal_keep_size = '2MB'");
+        server.sql("select pg_reload_conf()");
+    } else {
         server.sql(&format!("select pg_drop_replication_slot('{SLOT}')"));
     }
     let lost = mark(&server);

@@ -33,7 +33,8 @@ impl<'a> Archive<'a> {
     /// A base backup, then `rows` marker rows under `pgbench`'s load by two more
     /// writers, an idle stretch, and some more rows.
     fn under_load(scratch: &'a Scratch, rows: u64) -> Self {
-        let server = Server::new(scratch, "source");
+        // Nobody else writes: what the archive holds in the end is all there is.
+        let server = Server::builder(scratch, "source").setting("autovacuum", "off").start();
         pgbench_tables(&server, 1);
         marker_table(&server);
         let pitr = Pitr::new(scratch).source(&server);
