@@ -9,22 +9,28 @@
 //! one that it has *seen* taken; so one look at the next number tells whether a later
 //! writer exists. No lock files, no clocks that have to agree, no right to delete.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, ObjectName};
+use rustix::fs::{AtFlags, Mode, OFlags};
+
 use crate::error::{Error, Kind, Result};
 use crate::model::time::{Clock, Timestamp};
 use crate::store::{Part, Store};
 
 /// A claimed epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Epoch {
     number: u32,
     /// Name of the object that exists once a later writer has come.
     successor: String,
+    /// Where that object comes to be, in stores that are a local directory.
+    folder: Option<Arc<OwnedFd>>,
 }
 
 /// What an epoch object holds: for people, and for telling our own claim from
@@ -61,7 +67,8 @@ pub async fn claim(store: &dyn Store, layout: &Layout, clock: &dyn Clock, who: &
             // `Same` is our own claim too: the nonce makes it so.
             Ok(_) => {
                 let successor = layout.name(&ObjectName::Epoch(next(layout, number)?));
-                return Ok(Epoch { number, successor });
+                let folder = store.local_root().map(|root| open_folder(&root.join(layout.epochs()))).transpose()?;
+                return Ok(Epoch { number, successor, folder });
             }
             // Another writer was faster: it holds this number, so ours is the next.
             Err(error) if error.kind() == Kind::Fenced => highest = number,
@@ -77,6 +84,11 @@ fn next(layout: &Layout, number: u32) -> Result<u32> {
     })
 }
 
+fn open_folder(path: &Path) -> Result<Arc<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map(Arc::new).map_err(|e| Error::store_io("open", path, e.into()))
+}
+
 impl Epoch {
     /// The number to stamp into objects.
     #[must_use]
@@ -84,13 +96,15 @@ impl Epoch {
         self.number
     }
 
-    /// Whether no later writer has come to the store in the directory `root`, when that
-    /// can be told at once: `false` asks for [`Epoch::check`]. It stands between the sync
-    /// of each commit and its acknowledgement, where a change of threads would show.
+    /// Whether no later writer has come, when that can be told at once: `false` asks for
+    /// [`Epoch::check`]. It stands between the sync of each commit and its
+    /// acknowledgement, where more than one short system call would show.
     #[must_use]
-    pub fn is_last_in(&self, root: &Path) -> bool {
-        let successor = root.join(&self.successor).symlink_metadata();
-        successor.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) && root.is_dir()
+    pub fn is_surely_last(&self) -> bool {
+        let Some(folder) = &self.folder else { return false };
+        let name = self.successor.rsplit('/').next().unwrap_or(&self.successor);
+        rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_err_and(|error| error == rustix::io::Errno::NOENT)
     }
 
     /// Makes sure that no later writer has come.

@@ -6,8 +6,7 @@
 //! supersedes what, so that hidden segments are never read.
 //!
 //! `confirmed` comes from the footer of the last segment or, where a log has an open
-//! tail, from the tail file's modification time, which the archiver sets to the
-//! source's clock whenever it knows the log to be complete up to then.
+//! tail, from the tail's trailer.
 //!
 //! Anything read that is not what was written is refused by name.
 

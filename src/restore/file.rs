@@ -4,12 +4,15 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use crate::catalog::archive::Archive;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Holder, SegmentInfo};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::{History, TimelineId};
+use crate::segment::trailer::Finder;
 use crate::store::Part;
 
 /// What the archive holds of one timeline, by object names alone: no footer is read, for
@@ -105,13 +108,24 @@ impl TimelineFiles {
         for part in parts {
             let bytes = self.archive.raw(self.timeline, part).await?;
             let Some(wanted) = range.intersection(part.range) else { continue };
+            let bytes = if part.holder == Holder::Tail { without_trailer(part.range.start, bytes) } else { bytes };
             let from = usize::try_from(wanted.start.since(part.range.start)).unwrap_or(usize::MAX);
-            let to = usize::try_from(wanted.end.since(part.range.start)).unwrap_or(usize::MAX);
+            let to = usize::try_from(wanted.end.since(part.range.start)).unwrap_or(usize::MAX).min(bytes.len());
             out.write_all(bytes.get(from..to).unwrap_or_default()).map_err(failed)?;
         }
         let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
         file.set_len(range.len()).map_err(failed)?;
         file.sync_data().map_err(failed)
+    }
+}
+
+/// The log of a tail that begins at `start`.
+fn without_trailer(start: Offset, tail: Bytes) -> Bytes {
+    let mut finder = Finder::default();
+    finder.feed(&tail);
+    match finder.trailer(start) {
+        Some((_, before)) => tail.slice(..usize::try_from(before).unwrap_or(usize::MAX).min(tail.len())),
+        None => tail,
     }
 }
 

@@ -7,4 +7,5 @@ pub mod format;
 pub mod read;
 #[cfg(test)]
 mod samples;
+pub mod trailer;
 pub mod write;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use super::writer::{self, Input, Progress, Setup};
+use super::writer::{self, Here, Input, Progress, Setup, Tried};
 use crate::engine::{Source, StreamEvent};
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
@@ -74,8 +74,9 @@ pub async fn run(
 ) -> Result<End> {
     let (queue, inbox) = mpsc::channel(QUEUE_MESSAGES);
     let timeline = setup.timeline;
-    let (writer, mut progress) = writer::run(setup, inbox);
-    let mut session = Session { source, queue: Some(queue), received: progress.borrow().received, report, timeline };
+    let (writer, here, mut progress) = writer::run(setup, inbox);
+    let mut session =
+        Session { source, queue: Some(queue), here, received: progress.borrow().received, report, timeline };
     let outcome = session.pump(&mut progress, &mut until).await;
     let seal = matches!(outcome, Ok(End::TimelineEnd { .. }));
     if let Some(queue) = session.queue.take() {
@@ -111,6 +112,7 @@ pub struct Report {
 struct Session<'a> {
     source: &'a mut dyn Source,
     queue: Option<mpsc::Sender<Input>>,
+    here: Here,
     received: Offset,
     report: &'a watch::Sender<Report>,
     timeline: TimelineId,
@@ -124,6 +126,13 @@ impl Session<'_> {
             report.durable = progress.durable;
             report.log_end = log_end.unwrap_or(report.log_end);
         });
+    }
+
+    async fn acknowledge(&mut self, progress: &mut watch::Receiver<Progress>) -> Result<()> {
+        let now = *progress.borrow_and_update();
+        self.source.ack(self.received, now.durable, false).await?;
+        self.report(now, None);
+        Ok(())
     }
 
     async fn pump(&mut self, progress: &mut watch::Receiver<Progress>, until: &mut Until) -> Result<End> {
@@ -150,9 +159,7 @@ impl Session<'_> {
                         // The writer is gone: `run` fetches its error.
                         return Ok(End::Stopped);
                     }
-                    let now = *progress.borrow_and_update();
-                    self.source.ack(self.received, now.durable, false).await?;
-                    self.report(now, None);
+                    self.acknowledge(progress).await?;
                 }
                 _ = tick.tick() => {
                     let now = *progress.borrow();
@@ -180,7 +187,11 @@ impl Session<'_> {
                     match event {
                         StreamEvent::Data { start, bytes, log_end, time } => {
                             self.received = Offset(start.0 + bytes.len() as u64);
-                            permit.send(Input::Data { start, bytes, log_end, time });
+                            match self.here.write(start, &bytes, log_end, time) {
+                                Tried::Done => {}
+                                Tried::NotHere => permit.send(Input::Data { start, bytes, log_end, time }),
+                                Tried::Failed => return Ok(End::Stopped),
+                            }
                             self.report(*progress.borrow(), Some(log_end));
                         }
                         StreamEvent::Keepalive { log_end, time, reply_requested } => {
@@ -195,6 +206,14 @@ impl Session<'_> {
                         StreamEvent::Ended => return Ok(End::ServerEnded),
                     }
                 }
+                // Nothing more has come: what came is one group.
+                () = std::future::ready(()), if self.here.is_unsynced() => match self.here.sync() {
+                    Tried::Done => self.acknowledge(progress).await?,
+                    Tried::NotHere => {
+                        let _ = queue.try_send(Input::Tick);
+                    }
+                    Tried::Failed => return Ok(End::Stopped),
+                },
             }
         }
     }

@@ -4,7 +4,9 @@
 //! segment may become, into which log bytes are written from the front. Its valid end
 //! is not written anywhere: whole records with their own checksums tell it. The zeros
 //! are there because a sync that changes neither size nor allocation of a file costs
-//! one disk write, and one that does costs a journal commit too.
+//! one disk write, and one that does costs a journal commit too. For the same reason the
+//! time up to which the log is complete lies in the file, in a [trailer](crate::segment::trailer)
+//! behind the log, and not in the file's times.
 //!
 //! The bytes are durable, and may be acknowledged, once [`Tail::sync`] returns. A full
 //! tail is sealed: compressed into an ordinary segment, and only when that is durable is
@@ -15,11 +17,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange};
-use crate::model::time::Timestamp;
+use crate::segment::trailer::{TRAILER_BYTES, Trailer};
 use crate::store::local::place::TEMP_PREFIX;
 
 /// Bytes gathered before they are written without waiting for a sync.
@@ -36,8 +37,9 @@ pub struct Tail {
     group: Vec<u8>,
     written: u64,
     synced: u64,
-    /// The log is known to be complete up to here; kept as the modification time.
-    confirmed: Option<Timestamp>,
+    size: u64,
+    /// Up to when the log is known to be complete.
+    trailer: Option<Trailer>,
 }
 
 impl Tail {
@@ -57,9 +59,8 @@ impl Tail {
         .map_err(|e| Error::store_io("create tail", &path, e.into()))?;
         let file = spare.into_file();
         sync_parent(&path)?;
-        let tail = Self { file, path, start, group: Vec::new(), written: 0, synced: 0, confirmed: None };
-        tail.stamp();
-        Ok(tail)
+        let size = file.metadata().map_err(|e| Error::store_io("look at", &path, e))?.len();
+        Ok(Self { file, path, start, group: Vec::new(), written: 0, synced: 0, size, trailer: None })
     }
 
     /// Goes on with a tail of our own epoch after its `written` valid bytes. What lies
@@ -79,9 +80,7 @@ impl Tail {
             at += piece as u64;
         }
         file.sync_data().map_err(failed)?;
-        let tail = Self { file, path, start, group: Vec::new(), written, synced: written, confirmed: None };
-        tail.stamp();
-        Ok(tail)
+        Ok(Self { file, path, start, group: Vec::new(), written, synced: written, size, trailer: None })
     }
 
     /// First offset of the tail.
@@ -105,12 +104,19 @@ impl Tail {
         if self.group.len() < GROUP_BYTES_MAX { Ok(()) } else { self.write() }
     }
 
+    /// Writes the group and the trailer behind it, where there is room. Otherwise zeros:
+    /// what is left of an older trailer must not stay behind the log.
     fn write(&mut self) -> Result<()> {
-        if !self.group.is_empty() {
-            self.file.write_all_at(&self.group, self.written).map_err(|e| Error::store_io("write", &self.path, e))?;
-            self.written += self.group.len() as u64;
-            self.group.clear();
+        let bytes = self.group.len();
+        let end = self.written + bytes as u64;
+        let room = usize::try_from(self.size.saturating_sub(end)).unwrap_or(usize::MAX).min(TRAILER_BYTES);
+        match self.trailer.filter(|_| room == TRAILER_BYTES) {
+            Some(trailer) => self.group.extend_from_slice(&trailer.encode(self.start)),
+            None => self.group.resize(bytes + room, 0),
         }
+        self.file.write_all_at(&self.group, self.written).map_err(|e| Error::store_io("write", &self.path, e))?;
+        self.written = end;
+        self.group.clear();
         Ok(())
     }
 
@@ -121,31 +127,24 @@ impl Tail {
     /// # Errors
     /// When the disk cannot promise it.
     pub fn sync(&mut self) -> Result<()> {
-        self.write()?;
+        if !self.group.is_empty() {
+            self.write()?;
+        }
         if self.synced < self.written {
             self.file.sync_data().map_err(|e| Error::store_io("sync", &self.path, e))?;
             self.synced = self.written;
-            // Writing has set the time to now.
-            self.stamp();
         }
         Ok(())
     }
 
-    /// Records that the log is complete up to `time` of the source's clock, as the
-    /// file's modification time: it costs no sync, and losing it in a crash only makes
-    /// the archive claim less. It waits for the sync of bytes that are not durable yet.
-    pub fn confirm(&mut self, time: Timestamp) {
-        self.confirmed = self.confirmed.max(Some(time));
-        if self.range().len() == self.synced {
-            self.stamp();
-        }
-    }
-
-    fn stamp(&self) {
-        let micros = self.confirmed.and_then(|time| u64::try_from(time.0).ok()).unwrap_or(0);
-        if let Err(error) = self.file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_micros(micros)) {
-            tracing::debug!(%error, "cannot set the tail's time");
-        }
+    /// Records up to when the log is complete. It costs no sync, for losing it in a crash
+    /// only makes the archive claim less; what is not durable yet takes it along.
+    ///
+    /// # Errors
+    /// When the disk refuses it.
+    pub fn confirm(&mut self, trailer: Trailer) -> Result<()> {
+        self.trailer = Some(trailer);
+        if self.group.is_empty() { self.write() } else { Ok(()) }
     }
 
     /// The file, for the sealer.

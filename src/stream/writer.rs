@@ -40,11 +40,15 @@ use crate::model::time::{Clock, Timestamp};
 use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
 use crate::segment::cutter::Limits;
+use crate::segment::trailer::Trailer;
 use crate::segment::write::{Finished, SegmentWriter};
 use crate::store::local::make_folder;
 
 /// Most bytes taken from the queue before they are made durable together.
 const GROUP_BYTES_MAX: u64 = 4 << 20;
+
+/// Most bytes written on the session's thread before they are made durable.
+const HERE_BYTES_MAX: usize = 64 << 10;
 
 /// Segments on their way to the store at once.
 const UPLOADS_MAX: usize = 2;
@@ -193,7 +197,10 @@ struct Writer {
 
 /// Starts the writer. It ends after [`Input::Finish`] or when the queue closes, with
 /// everything it took in durable, or with the first error.
-pub fn run(setup: Setup, mut queue: mpsc::Receiver<Input>) -> (JoinHandle<Result<()>>, watch::Receiver<Progress>) {
+pub fn run(
+    setup: Setup,
+    mut queue: mpsc::Receiver<Input>,
+) -> (JoinHandle<Result<()>>, Here, watch::Receiver<Progress>) {
     let boundary = setup.scanner.boundary().min(setup.start);
     let start = setup.carried.as_ref().map_or(setup.start, |carried| carried.start);
     // What a tail holds is told only once it is durable under our own hand; until then
@@ -219,43 +226,114 @@ pub fn run(setup: Setup, mut queue: mpsc::Receiver<Input>) -> (JoinHandle<Result
         spares_made: 0,
         confirmed: None,
     };
-    let task = tokio::task::spawn_blocking(move || writer.work(&mut queue));
-    (task, receiver)
+    let writer = Arc::new(Mutex::new(writer));
+    let here = Here { writer: Arc::clone(&writer), unsynced: 0 };
+    let task = tokio::task::spawn_blocking(move || work(&writer, &mut queue));
+    (task, here, receiver)
+}
+
+/// The writer's thread: groups of messages from the queue.
+fn work(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Result<()> {
+    let lock = || writer.lock().unwrap_or_else(PoisonError::into_inner);
+    lock().adopt_carried()?;
+    while let Some(input) = queue.blocking_recv() {
+        let mut writer = lock();
+        // What failed on the session's thread is told here.
+        writer.shared.take_failure().map_or(Ok(()), Err)?;
+        let mut bytes = 0;
+        let mut next = Some(input);
+        while let Some(input) = next {
+            if let Input::Data { bytes: data, .. } = &input {
+                bytes += data.len() as u64;
+            }
+            if let Input::Finish { seal } = input {
+                return writer.finish(seal);
+            }
+            writer.take(input)?;
+            next = if bytes < GROUP_BYTES_MAX { queue.try_recv().ok() } else { None };
+        }
+        writer.sync_tail()?;
+        writer.shared.take_failure().map_or(Ok(()), Err)?;
+    }
+    // The session was dropped (connection lost): what is in the tail stays there;
+    // what is only in memory is closed so that it need not be sent again.
+    lock().finish(false)
+}
+
+/// Writing on the session's own thread: a few bytes for the tail of an idle writer. At the
+/// live end each group of commits waits for its acknowledgement, and handing it to another
+/// thread and back costs as much as a good disk does.
+pub struct Here {
+    writer: Arc<Mutex<Writer>>,
+    unsynced: usize,
+}
+
+/// What became of a try to write here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// Done.
+    Done,
+    /// It is the writer thread's work.
+    NotHere,
+    /// The writer has failed; it keeps the error and ends with it.
+    Failed,
+}
+
+impl Here {
+    /// Whether bytes were taken that [`Here::sync`] has to make durable.
+    #[must_use]
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced > 0
+    }
+
+    /// Appends to the tail, without making it durable.
+    pub fn write(&mut self, start: Offset, bytes: &[u8], log_end: Offset, time: Timestamp) -> Tried {
+        if self.unsynced + bytes.len() > HERE_BYTES_MAX {
+            return Tried::NotHere;
+        }
+        let Ok(mut writer) = self.writer.try_lock() else { return Tried::NotHere };
+        if start != writer.offset || !writer.has_room_in_tail(bytes.len() as u64) {
+            return Tried::NotHere;
+        }
+        match writer.data(start, bytes, log_end, time) {
+            Ok(()) => {
+                self.unsynced += bytes.len();
+                Tried::Done
+            }
+            Err(error) => {
+                writer.shared.fail(error);
+                Tried::Failed
+            }
+        }
+    }
+
+    /// Makes durable what was appended, and says so.
+    pub fn sync(&mut self) -> Tried {
+        self.unsynced = 0;
+        let Ok(mut writer) = self.writer.try_lock() else { return Tried::NotHere };
+        if let Err(error) = writer.flush_tail() {
+            writer.shared.fail(error);
+            return Tried::Failed;
+        }
+        if !writer.setup.epoch.is_surely_last() {
+            return Tried::NotHere;
+        }
+        writer.tell_tail();
+        Tried::Done
+    }
 }
 
 impl Writer {
-    fn work(mut self, queue: &mut mpsc::Receiver<Input>) -> Result<()> {
-        self.adopt_carried()?;
-        while let Some(input) = queue.blocking_recv() {
-            let mut bytes = 0;
-            let mut next = Some(input);
-            while let Some(input) = next {
-                if let Input::Data { bytes: data, .. } = &input {
-                    bytes += data.len() as u64;
-                }
-                if let Input::Finish { seal } = input {
-                    return self.finish(seal);
-                }
-                self.take(input)?;
-                next = if bytes < GROUP_BYTES_MAX { queue.try_recv().ok() } else { None };
-            }
-            self.sync_tail()?;
-            if let Some(error) = self.shared.take_failure() {
-                return Err(error);
-            }
-        }
-        // The session was dropped (connection lost): what is in the tail stays there;
-        // what is only in memory is closed so that it need not be sent again.
-        self.finish(false)
+    /// Whether `bytes` more leave the open segment a tail that is not full.
+    fn has_room_in_tail(&self, bytes: u64) -> bool {
+        matches!(&self.open, Some((Open::Tail(tail), _))
+            if bytes < self.setup.limits.end_of(tail.start()).since(self.offset))
     }
 
     fn take(&mut self, input: Input) -> Result<()> {
         match input {
             Input::Data { start, bytes, log_end, time } => self.data(start, &bytes, log_end, time),
-            Input::Confirmed { log_end, time } => {
-                self.confirm(log_end, time);
-                Ok(())
-            }
+            Input::Confirmed { log_end, time } => self.confirm(log_end, time),
             Input::Tick => self.tick(),
             Input::Finish { .. } => Ok(()),
         }
@@ -278,8 +356,8 @@ impl Writer {
                 tail
             }
         };
-        if let Some(time) = carried.confirmed {
-            tail.confirm(time);
+        if let Some(confirmed) = carried.confirmed {
+            tail.confirm(Trailer { boundary: self.setup.scanner.boundary(), confirmed })?;
         }
         self.confirmed = carried.confirmed;
         self.check_epoch()?;
@@ -315,7 +393,7 @@ impl Writer {
                 self.close(true)?;
             }
         }
-        self.confirm(log_end, time);
+        self.confirm(log_end, time)?;
         // Nobody need wake for this; what is durable comes with the sync.
         self.shared.progress.send_if_modified(|progress| {
             progress.received = self.offset;
@@ -346,13 +424,15 @@ impl Writer {
     /// Notes that everything up to `time` is here, if all the log is that the server is
     /// known to have. A keepalive alone does not tell: its `log_end` is what was sent, not
     /// what there is to send.
-    fn confirm(&mut self, log_end: Offset, time: Timestamp) {
+    fn confirm(&mut self, log_end: Offset, time: Timestamp) -> Result<()> {
         self.log_end = self.log_end.max(log_end);
-        if self.log_end <= self.offset {
-            self.confirmed = self.confirmed.max(Some(time));
-            if let Some((Open::Tail(tail), _)) = &mut self.open {
-                tail.confirm(time);
-            }
+        if self.log_end > self.offset || self.confirmed >= Some(time) {
+            return Ok(());
+        }
+        self.confirmed = Some(time);
+        match &mut self.open {
+            Some((Open::Tail(tail), summary)) => tail.confirm(Trailer { boundary: summary.boundary, confirmed: time }),
+            _ => Ok(()),
         }
     }
 
@@ -400,23 +480,37 @@ impl Writer {
 
     /// Nothing may be called durable once another writer has come.
     fn check_epoch(&self) -> Result<()> {
-        if self.setup.archive.store.local_root().is_some_and(|root| self.setup.epoch.is_last_in(root)) {
+        let epoch = &self.setup.epoch;
+        if epoch.is_surely_last() {
             return Ok(());
         }
-        self.runtime.block_on(self.setup.epoch.check(self.setup.archive.store.as_ref()))
+        self.runtime.block_on(epoch.check(self.setup.archive.store.as_ref()))
     }
 
     /// Makes the tail's bytes durable and says so.
     fn sync_tail(&mut self) -> Result<()> {
-        if let Some((Open::Tail(tail), summary)) = &mut self.open {
-            tail.sync()?;
-            let (range, boundary, newest) = (tail.range(), summary.boundary, summary.times.map(|t| t.1));
-            if boundary > self.shared.progress.borrow().durable {
-                self.check_epoch()?;
-                self.shared.durable(range, boundary, newest);
-            }
+        self.flush_tail()?;
+        if let Some((Open::Tail(_), summary)) = &self.open
+            && summary.boundary > self.shared.progress.borrow().durable
+        {
+            self.check_epoch()?;
+            self.tell_tail();
         }
         Ok(())
+    }
+
+    fn flush_tail(&mut self) -> Result<()> {
+        match &mut self.open {
+            Some((Open::Tail(tail), _)) => tail.sync(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says that all of the tail is durable.
+    fn tell_tail(&self) {
+        if let Some((Open::Tail(tail), summary)) = &self.open {
+            self.shared.durable(tail.range(), summary.boundary, summary.times.map(|t| t.1));
+        }
     }
 
     fn tick(&mut self) -> Result<()> {
@@ -429,7 +523,7 @@ impl Writer {
         Ok(())
     }
 
-    fn finish(mut self, seal: bool) -> Result<()> {
+    fn finish(&mut self, seal: bool) -> Result<()> {
         self.sync_tail()?;
         if seal || matches!(self.open, Some((Open::Direct { .. }, _))) {
             self.close(false)?;

@@ -3,7 +3,8 @@
 //! A tail is raw log from its `start` on, perhaps with zeros up to the file's end and,
 //! after a crash, with a torn record before them. Nothing in the file tells where the
 //! log ends: the records' own checksums do. So a scanner reads it, and the end of the
-//! last whole record is the end of what the tail holds. A record that began before the
+//! last whole record is the end of what the tail holds. Up to when that is complete a
+//! [trailer](crate::segment::trailer) tells. A record that began before the
 //! tail is read from where it began, in the segments before.
 //!
 //! A tail counts only past the end of the closed segments: one that begins before has
@@ -17,9 +18,9 @@ use crate::error::{Error, Kind, Result};
 use crate::model::mark::Mark;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
-use crate::model::time::Timestamp;
 use crate::model::timeline::TimelineId;
 use crate::segment::read::{self, Expected};
+use crate::segment::trailer::Finder;
 use crate::store::Part;
 
 /// Bytes read from a tail at a time.
@@ -54,8 +55,8 @@ impl Loader<'_> {
         for same_start in tails.chunk_by(|a, b| a.start == b.start) {
             let mut best: Option<(Summary, u32)> = None;
             for &tail in same_start {
-                log.confirmed = log.confirmed.max(self.confirmed(timeline, tail).await?);
                 let summary = self.scan(timeline, tail, &tails, log).await?;
+                log.confirmed = log.confirmed.max(summary.confirmed);
                 if best
                     .as_ref()
                     .is_none_or(|(known, epoch)| (known.range.end, *epoch) <= (summary.range.end, tail.epoch))
@@ -90,23 +91,6 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// The time the archiver gave the tail's file: the source's clock up to which the
-    /// log in it is complete.
-    async fn confirmed(&self, timeline: TimelineId, tail: NamedTail) -> Result<Option<Timestamp>> {
-        let Some(root) = self.store.local_root() else { return Ok(None) };
-        let path = root.join(self.layout.name(&tail.info().object(timeline)));
-        match tokio::fs::metadata(&path).await.and_then(|data| data.modified()) {
-            // Archivers stamp whole microseconds. Anything finer is the kernel's own time of
-            // a write whose archiver died before it came to the stamp.
-            Ok(time) => {
-                let time = jiff::Timestamp::try_from(time).ok();
-                Ok(time.filter(|time| time.subsec_nanosecond() % 1000 == 0).map(Timestamp::from))
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::store_io("look at", &path, e)),
-        }
-    }
-
     /// What the tail holds: up to its last whole record or, if it is full and another one
     /// goes on behind it, all of it. A writer opens the next tail only once this one is
     /// full and synced, and a record may cross from one into the other.
@@ -127,25 +111,29 @@ impl Loader<'_> {
         let mut marks = Vec::new();
         let mut at = 0;
         let mut sound = true;
+        let mut finder = Finder::default();
         loop {
             let piece = self.store.get(&name, Part::Range { start: at, len: PIECE }).await?.unwrap_or_default();
             if piece.is_empty() {
                 break;
             }
             at += piece.len() as u64;
+            finder.feed(&piece);
+            if !sound {
+                continue;
+            }
             let fed = scanner.feed(&piece, &mut marks);
             marks.drain(..).for_each(|mark| summary.add(&mark));
             match fed {
                 Ok(()) => {}
                 // Zeros or a torn record: the log ended before.
-                Err(e) if e.kind() == Kind::Corruption => {
-                    sound = false;
-                    break;
-                }
+                Err(e) if e.kind() == Kind::Corruption => sound = false,
                 Err(e) => return Err(e),
             }
         }
         summary.boundary = scanner.boundary();
+        let trailer = finder.trailer(tail.start).filter(|(trailer, _)| trailer.boundary <= summary.boundary);
+        summary.confirmed = trailer.map(|(trailer, _)| trailer.confirmed);
         let end = Offset(tail.start.0.saturating_add(at));
         let goes_on = sound && tails.iter().any(|next| next.start == end);
         summary.range.end = if goes_on { end } else { summary.boundary.max(tail.start) };

@@ -16,8 +16,8 @@ use crate::model::time::Timestamp;
 use crate::model::timeline::Ancestor;
 use crate::segment::codec::Compression;
 use crate::segment::format::Header;
+use crate::segment::trailer::Trailer;
 use crate::segment::write::SegmentWriter;
-use crate::store::local::LocalStore;
 use crate::store::memory::MemoryStore;
 
 struct Toy {
@@ -279,16 +279,25 @@ async fn of_two_tails_of_one_start_the_longer_counts_then_the_later_writers() {
 }
 
 #[tokio::test]
-async fn the_tail_files_time_is_what_is_confirmed() {
-    let root = tempfile::tempdir().unwrap();
-    let archive = Archive::new(LocalStore::open(root.path()).unwrap()).await;
-    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
-    let name = archive.tail(74, 2, log(&[(10, 5)])).await;
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_micros(1_790_000_000_123_456);
-    std::fs::File::options().write(true).open(root.path().join(name)).unwrap().set_modified(time).unwrap();
-    let log = archive.log().await;
-    assert_eq!(log.confirmed, Some(Timestamp(1_790_000_000_123_456)));
-    assert_eq!(ranges(&log), [(64, 74, 1), (74, 84, 2)]);
+async fn the_tails_trailer_is_what_is_confirmed_where_its_log_is_there() {
+    let confirmed = Timestamp(1_790_000_000_123_456);
+    let tail = |raw: &[u8], boundary: u64| {
+        let trailer = Trailer { boundary: Offset(boundary), confirmed };
+        [raw, &trailer.encode(Offset(74)), &[0; 100]].concat()
+    };
+    let (whole, torn) = (log(&[(10, 5), (10, 6)]), &log(&[(10, 5), (200, 6)])[..15]);
+    // The last one lost what was written with its trailer: the footer before it counts.
+    let footers = Some(Timestamp(1064));
+    for (raw, boundary, ends, expected) in
+        [(&whole[..], 94, 94, Some(confirmed)), (torn, 84, 84, Some(confirmed)), (torn, 94, 84, footers)]
+    {
+        let archive = Archive::new(MemoryStore::new()).await;
+        archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+        archive.tail(74, 2, tail(raw, boundary)).await;
+        let log = archive.log().await;
+        assert_eq!(log.confirmed, expected, "a trailer at {boundary}");
+        assert_eq!(ranges(&log), [(64, 74, 1), (74, ends, 2)]);
+    }
 }
 
 /// A memory store that a test can also reach.
