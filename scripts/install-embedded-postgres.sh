@@ -9,7 +9,7 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "$0")/.." && pwd)"
-pins=(17.10.0-beta.17 18.4.0-beta.17)
+pins=(13.23.0-beta.16 14.23.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
 
 case "$(uname -s)-$(uname -m)" in
     Linux-x86_64) platform=linux-x64 ;;

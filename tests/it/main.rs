@@ -20,6 +20,7 @@ mod connect;
 mod crash;
 mod failover;
 mod harness;
+mod object_store;
 mod restore_to_time;
 mod stream;
 mod versions;

@@ -49,6 +49,21 @@ fn main_path(version: Version) {
 }
 
 #[test]
+fn postgresql_13_is_archived_and_restored() {
+    main_path(Version::Embedded(13));
+}
+
+#[test]
+fn postgresql_14_is_archived_and_restored() {
+    main_path(Version::Embedded(14));
+}
+
+#[test]
+fn postgresql_16_is_archived_and_restored() {
+    main_path(Version::Embedded(16));
+}
+
+#[test]
 fn postgresql_17_is_archived_and_restored() {
     main_path(Version::Embedded(17));
 }

@@ -70,10 +70,7 @@ impl Builder<'_> {
         let bin_dir = bin_dir_for(self.scratch, self.version);
         let data = self.scratch.server_dir(&self.name);
         let mut initdb = Command::new(bin_dir.join("initdb"));
-        initdb
-            .args(["--username=postgres", "--auth=trust", "--no-sync", "--no-instructions", "--locale=C"])
-            .args(["--encoding=UTF8", &format!("--wal-segsize={}", self.wal_segment_mib), "--pgdata"])
-            .arg(&data);
+        initdb.args(["--encoding=UTF8", &format!("--wal-segsize={}", self.wal_segment_mib), "--pgdata"]).arg(&data);
         if self.data_checksums {
             initdb.arg("--data-checksums");
         }
