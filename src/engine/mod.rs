@@ -355,6 +355,8 @@ pub struct RecoveryJob {
     pub timeline: TimelineId,
     /// Histories of every timeline the archive knows.
     pub histories: Vec<History>,
+    /// Bytes of the base's files.
+    pub data_bytes: u64,
     /// Replay from here.
     pub start: Offset,
     /// Replay up to here and no further.

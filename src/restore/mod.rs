@@ -98,6 +98,7 @@ pub async fn restore(
         identity: archive.identity.clone(),
         timeline: plan.timeline,
         histories: catalog.timelines.values().filter_map(|log| log.history.clone()).collect(),
+        data_bytes: base.manifest.bytes,
         start: plan.base.start,
         cut: plan.cut,
         more_follows: plan.more_follows,

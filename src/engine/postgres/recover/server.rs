@@ -64,7 +64,7 @@ pub(super) fn replay_settings(job: &RecoveryJob, control: &HashMap<String, Strin
     settings.push(format!("recovery_target_timeline={}", job.timeline.0));
     settings.push(format!("restore_command={}", stage.command()));
     settings.push(format!("wal_level={wal_level}"));
-    settings.push(format!("shared_buffers={}MB", shared_buffers_mib()));
+    settings.push(format!("shared_buffers={}MB", shared_buffers_mib(job.data_bytes)));
     settings.push(format!("max_connections={}", at_least("max_connections setting", 20)));
     settings.push(format!("max_worker_processes={}", at_least("max_worker_processes setting", 8)));
     settings.push(format!("max_wal_senders={}", at_least("max_wal_senders setting", 0)));
@@ -94,12 +94,16 @@ fn private_settings() -> Vec<String> {
     .into()
 }
 
-/// A quarter of the machine's memory, as for a dedicated server, within sensible ends.
-fn shared_buffers_mib() -> u64 {
+/// Room for the whole database and what the log may add to it, so that replay evicts
+/// nothing, but at most a quarter of the machine's memory. More than that would cost, for
+/// every buffer has a descriptor to be set up.
+fn shared_buffers_mib(data_bytes: u64) -> u64 {
+    const MIB: u64 = 1 << 20;
     let info = rustix::system::sysinfo();
     #[expect(clippy::useless_conversion, reason = "the width differs between platforms")]
-    let total = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
-    (total / 4 / (1 << 20)).clamp(64, 8192)
+    let memory = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    let wanted = data_bytes / MIB / 8 * 9 + 128;
+    wanted.min(memory / 4 / MIB).clamp(64, 8192)
 }
 
 /// A running private server. Dropping it kills it.

@@ -53,8 +53,8 @@ read -r feeder < feeder
 case $1 in
 *.history)
     # Asked for more than once.
-    [ -e "files/$1" ] || exit 1
-    cp "files/$1" "$OLDPWD/$2" && exit 0
+    [ -e "histories/$1" ] || exit 1
+    cp "histories/$1" "$OLDPWD/$2" && exit 0
     exit 255
     ;;
 esac
@@ -62,13 +62,15 @@ while :; do
     [ -e failed ] && exit 255
     # Nobody feeds us any more: the restore was killed.
     [ -d "/proc/$feeder" ] || exit 255
+    # Looked at first, for the mark goes away after the file has come. Asked for again, a
+    # file is absent: the server then reads the copy it has.
+    if [ -e "planned/$1" ]; then planned=1; else planned=; fi
     if [ -e "files/$1" ]; then
-        # Asked for again, it is absent: the server then reads the copy it has.
-        rm -f "planned/$1" wanted
+        [ -e wanted ] && rm -f wanted
         mv "files/$1" "$OLDPWD/$2" && exit 0
         exit 255
     fi
-    [ -e "planned/$1" ] || exit 1
+    [ "$planned" ] || exit 1
     [ -e wanted ] || printf %s "$1" >wanted
     sleep 0.01
 done
@@ -88,7 +90,7 @@ impl Stage {
     /// When the disk refuses.
     pub(super) fn create(job: &RecoveryJob) -> Result<Self> {
         let dir = job.scratch.join("log");
-        for dir in [&dir, &dir.join("files"), &dir.join("planned")] {
+        for dir in [&dir, &dir.join("files"), &dir.join("histories"), &dir.join("planned")] {
             fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         }
         let stage = Self { dir, file_bytes: job.identity.log_file_bytes };
@@ -96,7 +98,7 @@ impl Stage {
         stage.write("feeder", std::process::id().to_string().as_bytes())?;
         let files = PostgresLogFiles::new(&job.identity);
         for history in &job.histories {
-            stage.write(&format!("files/{}", files.history_name(history.timeline)), history.native.as_bytes())?;
+            stage.write(&format!("histories/{}", files.history_name(history.timeline)), history.native.as_bytes())?;
         }
         // One mark per file of the plan; the timeline is not known per file here, so the
         // mark of a file on another timeline of the path is made when it comes.
@@ -135,9 +137,9 @@ impl Stage {
         self.dir.join("files").join(name)
     }
 
-    /// Whether the server will ask for a file, or has not got it yet.
-    fn is_planned(&self, name: &str) -> bool {
-        self.dir.join("planned").join(name).exists()
+    /// The mark of a file that the server will ask for and that is not staged yet.
+    fn planned(&self, name: &str) -> PathBuf {
+        self.dir.join("planned").join(name)
     }
 
     /// Whether the server waits for a file that is not staged yet.
@@ -154,7 +156,10 @@ impl Stage {
     /// The `restore_command`.
     #[must_use]
     pub(super) fn command(&self) -> String {
-        format!("/bin/sh '{}' '%f' '%p'", self.dir.join("fetch").display().to_string().replace('\'', "'\\''"))
+        // Most files are there when they are asked for, and each process costs replay a
+        // millisecond: the script is for the others.
+        let dir = self.dir.display().to_string().replace('\'', "'\\''").replace('%', "%%");
+        format!("mv '{dir}/files/%f' '%p' 2>/dev/null || /bin/sh '{dir}/fetch' '%f' '%p'")
     }
 
     /// Writes the log into whole files, at most [`AHEAD_BYTES_MAX`] ahead of replay.
@@ -282,9 +287,12 @@ impl<'a> Feeder<'a> {
         drop(file);
         self.user.own(&path)?;
         // The last file of a timeline that the server leaves within it is never asked for.
-        let planned = self.stage.is_planned(&name);
+        let planned = self.stage.planned(&name);
+        let asked_for = planned.exists();
         fs::rename(&path, self.stage.staged(&name)).map_err(|e| Error::io("rename", &path, e))?;
-        if planned {
+        if asked_for {
+            // Not before: the server takes a file that is neither here nor planned for absent.
+            fs::remove_file(&planned).map_err(|e| Error::io("remove", &planned, e))?;
             self.staged.push_back(Staged { name, start });
         }
         Ok(())
