@@ -70,6 +70,11 @@ pub(super) fn replay_settings(job: &RecoveryJob, control: &HashMap<String, Strin
     settings.push(format!("max_wal_senders={}", at_least("max_wal_senders setting", 0)));
     settings.push(format!("max_prepared_transactions={}", at_least("max_prepared_xacts setting", 1024)));
     settings.push(format!("max_locks_per_transaction={}", at_least("max_locks_per_xact setting", 64)));
+    // The files were written a moment ago: while they are in memory, a call to have each
+    // block read ahead is for nothing.
+    if job.identity.server_version >= 15 && job.data_bytes <= memory_bytes() / 2 {
+        settings.push("recovery_prefetch=off".into());
+    }
     settings.extend(private_settings());
     settings
 }
@@ -99,11 +104,15 @@ fn private_settings() -> Vec<String> {
 /// every buffer has a descriptor to be set up.
 fn shared_buffers_mib(data_bytes: u64) -> u64 {
     const MIB: u64 = 1 << 20;
+    let wanted = data_bytes / MIB / 8 * 9 + 128;
+    wanted.min(memory_bytes() / 4 / MIB).clamp(64, 8192)
+}
+
+/// The machine's memory.
+fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
     #[expect(clippy::useless_conversion, reason = "the width differs between platforms")]
-    let memory = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
-    let wanted = data_bytes / MIB / 8 * 9 + 128;
-    wanted.min(memory / 4 / MIB).clamp(64, 8192)
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
 }
 
 /// A running private server. Dropping it kills it.
