@@ -418,6 +418,29 @@ fn a_newer_writer_fences_the_older_one() {
     assert!(assert_segments_equal_wal(&pitr.cluster_dir(), &server, 1, end) >= 1);
 }
 
+/// Not even a single commit: from the moment another writer has come, what the older one
+/// makes durable may not be what the archive goes on with.
+#[test]
+fn a_fenced_writer_acknowledges_nothing_more() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "server").setting("autovacuum", "off").start();
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    let mut first = pitr.archive();
+    first.wait_until_caught_up(&server);
+    pitr.ok(["archive", "--slot", "second", "--no-backup", "--exit-when-caught-up"]);
+    let told = crate::support::pitr::acknowledged(&server).unwrap();
+    let lost = mark(&server);
+    first.wait().exit(4).says(&["epoch"]);
+    assert_eq!(crate::support::pitr::acknowledged(&server), Some(told));
+    // It was not acknowledged, so the server still has it.
+    pitr.catch_up();
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    assert_eq!(marker_xids(&open_restored(&scratch, "restored", &server, &to)), [lost].into());
+}
+
 #[test]
 fn wrong_settings_are_named() {
     let scratch = Scratch::new();
