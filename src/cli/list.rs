@@ -157,6 +157,12 @@ fn text(document: &Document) -> String {
             vec![window.timeline.to_string(), window.from.to_string(), window.to.to_string(), window.end.clone(), ends]
         }),
     ));
+    if let (true, Some(base)) = (document.windows.is_empty(), document.bases.iter().rfind(|base| base.restorable)) {
+        text.push_str(&format!(
+            "  the log is not yet known to be complete past a base's end; `pitr restore --target latest` gives {} or later\n",
+            base.end
+        ));
+    }
     if !document.gaps.is_empty() {
         text.push_str("\ngaps\n");
         text.push_str(&table(

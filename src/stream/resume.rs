@@ -4,6 +4,7 @@
 use super::writer::Carried;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::Epoch;
+use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, Holder, SegmentInfo};
 use crate::engine::{Detail, Engine, ScanStart, Scanner};
 use crate::error::{Error, Result};
@@ -11,6 +12,7 @@ use crate::model::offset::Offset;
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
+use crate::store::ObjectInfo;
 
 /// A scanner at the archive's end, and what lies open there.
 pub struct Ready {
@@ -40,6 +42,9 @@ pub async fn at_end(
     let closed = segments.iter().rposition(|s| s.holder != Holder::Tail).map_or(0, |last| last + 1);
     let (closed, tails) = segments.split_at(closed);
     let mut scanner = lead(archive, engine, timeline, closed, tails.first().map(|tail| tail.range.start)).await?;
+    if let Some(last) = closed.last() {
+        remove_sealed(archive, timeline, last.range.end, epoch).await?;
+    }
     let mut carried = None;
     for (i, tail) in tails.iter().enumerate() {
         let bytes = archive.raw(timeline, tail).await?;
@@ -68,6 +73,25 @@ pub async fn at_end(
         return Ok(whole_records_only(engine, archive, timeline, scanner.as_ref(), tail, file_segments));
     }
     Ok(Ready { scanner, start, carried, file_segments })
+}
+
+/// Removes tails of earlier writers that begin before `closed`, the end of the closed
+/// segments: they became segments, and their writer died before it removed them.
+async fn remove_sealed(archive: &Archive, timeline: TimelineId, closed: Offset, epoch: &Epoch) -> Result<()> {
+    let mut sealed = Vec::new();
+    let mut see = |object: ObjectInfo| {
+        if let Some(ObjectName::Tail { start, epoch: of, .. }) = archive.layout.parse(&object.name)
+            && start < closed
+            && of < epoch.number()
+        {
+            sealed.push(object.name);
+        }
+    };
+    archive.store.list(&archive.layout.timeline(timeline), None, true, &mut see).await?;
+    for name in sealed {
+        archive.store.delete(&name).await?;
+    }
+    Ok(())
 }
 
 /// A tail may end inside a record whose rest never came. What was acknowledged ends

@@ -465,6 +465,11 @@ impl Writer {
         {
             make_folder(root, &folder)?;
         }
+        let path = folder.join(file_name(&self.tail_name(start)));
+        if path.exists() {
+            // Ours, for it bears our epoch: the connection was lost before a record was whole.
+            return Tail::reopen(path, start, 0);
+        }
         let spare = match self.spare.take() {
             Some(task) => {
                 self.runtime.block_on(task).map_err(|e| Error::failure("the tail maker stopped").because(e))??
@@ -472,7 +477,7 @@ impl Writer {
             None => make_spare(&folder, self.setup.epoch.number(), self.spares_made, size)?,
         };
         self.spares_made += 1;
-        let tail = Tail::create(folder.join(file_name(&self.tail_name(start))), spare, start)?;
+        let tail = Tail::create(path, spare, start)?;
         let (epoch, serial) = (self.setup.epoch.number(), self.spares_made);
         self.spare = Some(self.runtime.spawn_blocking(move || make_spare(&folder, epoch, serial, size)));
         Ok(tail)

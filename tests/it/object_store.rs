@@ -19,7 +19,9 @@ use pitr::stream::{Archiver, Settings};
 use tokio::sync::watch;
 
 use crate::support::load::{mark, marker_table, pgbench_tables};
-use crate::support::oracle::{assert_segments_equal_wal, covering, marker_xids, open_restored, segment_files};
+use crate::support::oracle::{
+    SegmentFile, assert_segments_equal_wal, covering, marker_xids, open_restored, segment_files,
+};
 use crate::support::pitr::{SLOT, acknowledged};
 use crate::support::{PATIENCE, Pitr, Scratch, Server, condition};
 
@@ -92,8 +94,24 @@ fn archive_while(pitr: &Pitr, server: &Server, work: impl FnOnce()) {
     });
 }
 
+/// Until then the backup itself makes the server switch WAL files.
+fn wait_for_base(pitr: &Pitr) {
+    let bases = pitr.cluster_dir().join("base");
+    condition("the first base backup", PATIENCE, || {
+        let mut found = std::fs::read_dir(&bases).ok()?.flatten();
+        found.any(|base| base.path().join("manifest.json").exists()).then_some(())
+    });
+}
+
 fn wait_until_acknowledged(server: &Server, offset: u64) {
     condition("everything to be acknowledged", PATIENCE, || (acknowledged(server)? >= offset).then_some(()));
+}
+
+#[track_caller]
+fn assert_one_segment_each(segments: &[SegmentFile], file: u64, end: u64, size: u64) {
+    for at in (file..end).step_by(usize::try_from(size).unwrap()) {
+        assert_eq!(covering(segments, 1, at, at + size).len(), 1, "the WAL file at {at:X}: {segments:#?}");
+    }
 }
 
 #[test]
@@ -107,7 +125,7 @@ fn small_segments_give_way_to_one_for_each_wal_file() {
     let size = server.wal_segment_bytes();
     let (mut file, mut end, mut rows) = (0, 0, std::collections::BTreeSet::new());
     archive_while(&pitr, &server, || {
-        wait_until_acknowledged(&server, server.flush_lsn());
+        wait_for_base(&pitr);
         file = server.switch_wal();
         for _ in 0..4 {
             rows.insert(mark(&server));
@@ -123,9 +141,7 @@ fn small_segments_give_way_to_one_for_each_wal_file() {
     let segments = segment_files(&pitr.cluster_dir());
     let small = segments.iter().filter(|s| s.start >= file && s.end < file + size).count();
     assert!(small >= 4, "each row was acknowledged by itself: {segments:#?}");
-    for at in (file..end).step_by(usize::try_from(size).unwrap()) {
-        assert_eq!(covering(&segments, 1, at, at + size).len(), 1, "the WAL file at {at:X}: {segments:#?}");
-    }
+    assert_one_segment_each(&segments, file, end, size);
     assert!(assert_segments_equal_wal(&pitr.cluster_dir(), &server, 1, end) >= 2);
     for entry in std::fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
@@ -150,7 +166,7 @@ fn a_wal_file_that_two_archivers_filled_becomes_one_segment_too() {
     pitr.ok(["init"]);
     let (mut file, mut rows) = (0, std::collections::BTreeSet::new());
     archive_while(&pitr, &server, || {
-        wait_until_acknowledged(&server, server.flush_lsn());
+        wait_for_base(&pitr);
         file = server.switch_wal();
         rows.insert(mark(&server));
         wait_until_acknowledged(&server, server.flush_lsn());
@@ -164,7 +180,7 @@ fn a_wal_file_that_two_archivers_filled_becomes_one_segment_too() {
         wait_until_acknowledged(&server, end);
     });
     let segments = segment_files(&pitr.cluster_dir());
-    assert_eq!(covering(&segments, 1, file, end).len(), 1, "{segments:#?}");
+    assert_one_segment_each(&segments, file, end, server.wal_segment_bytes());
     assert!(assert_segments_equal_wal(&pitr.cluster_dir(), &server, 1, end) >= 1);
     let to = scratch.join("restored");
     pitr.restore(&server, &to, &["--target", "latest"]);
