@@ -63,22 +63,20 @@ impl Tail {
         Ok(Self { file, path, start, group: Vec::new(), written: 0, synced: 0, size, trailer: None })
     }
 
-    /// Goes on with a tail of our own epoch after its `written` valid bytes. What lies
-    /// behind them, half a record whose rest never came, becomes zeros again.
+    /// Goes on with a tail of our own epoch whose valid bytes are `bytes`. They are written
+    /// once more: a sync may have failed, after which the kernel takes what it could not
+    /// write for written, and the next sync would not say so. What lies behind them, half
+    /// a record whose rest never came, becomes zeros again.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn reopen(path: PathBuf, start: Offset, written: u64) -> Result<Self> {
-        let failed = |e| Error::store_io("open", &path, e);
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+    pub fn reopen(path: PathBuf, start: Offset, bytes: &[u8]) -> Result<Self> {
+        let failed = |e| Error::store_io("write", &path, e);
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
-        let mut at = written;
-        let zeros = vec![0u8; 1 << 16];
-        while at < size {
-            let piece = usize::try_from(size - at).unwrap_or(usize::MAX).min(zeros.len());
-            file.write_all_at(&zeros[..piece], at).map_err(failed)?;
-            at += piece as u64;
-        }
+        let written = bytes.len() as u64;
+        file.write_all(bytes).map_err(failed)?;
+        fill_with_zeros(&mut file, size.saturating_sub(written)).map_err(failed)?;
         file.sync_data().map_err(failed)?;
         Ok(Self { file, path, start, group: Vec::new(), written, synced: written, size, trailer: None })
     }
@@ -252,6 +250,24 @@ mod tests {
         let spare = make_spare(dir.path(), 1, 0, 64).unwrap();
         assert!(Tail::create(path.clone(), spare, Offset(0)).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn a_reopened_tail_holds_its_valid_bytes_again_and_zeros_behind_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let spare = make_spare(dir.path(), 1, 0, 64).unwrap();
+        let path = dir.path().join("tail-x");
+        let mut tail = Tail::create(path.clone(), spare, Offset(1000)).unwrap();
+        tail.append(b"whole and half").unwrap();
+        tail.sync().unwrap();
+        drop(tail);
+        // What a failed sync may leave on disk.
+        fs::write(&path, [0; 64]).unwrap();
+        let mut tail = Tail::reopen(path.clone(), Offset(1000), b"whole").unwrap();
+        assert_eq!(tail.range(), OffsetRange::new(Offset(1000), Offset(1005)));
+        tail.append(b"!").unwrap();
+        tail.sync().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [&b"whole!"[..], &[0; 58]].concat());
     }
 
     #[test]

@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -227,7 +227,7 @@ pub fn run(
         confirmed: None,
     };
     let writer = Arc::new(Mutex::new(writer));
-    let here = Here { writer: Arc::clone(&writer), unsynced: 0 };
+    let here = Here { writer: Arc::downgrade(&writer), unsynced: 0 };
     let task = tokio::task::spawn_blocking(move || work(&writer, &mut queue));
     (task, here, receiver)
 }
@@ -264,7 +264,8 @@ fn work(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Result<()>
 /// live end each group of commits waits for its acknowledgement, and handing it to another
 /// thread and back costs as much as a good disk does.
 pub struct Here {
-    writer: Arc<Mutex<Writer>>,
+    /// Gone when its thread has ended, whose error is then to be told.
+    writer: Weak<Mutex<Writer>>,
     unsynced: usize,
 }
 
@@ -291,7 +292,8 @@ impl Here {
         if self.unsynced + bytes.len() > HERE_BYTES_MAX {
             return Tried::NotHere;
         }
-        let Ok(mut writer) = self.writer.try_lock() else { return Tried::NotHere };
+        let Some(writer) = self.writer.upgrade() else { return Tried::NotHere };
+        let Ok(mut writer) = writer.try_lock() else { return Tried::NotHere };
         if start != writer.offset || !writer.has_room_in_tail(bytes.len() as u64) {
             return Tried::NotHere;
         }
@@ -310,7 +312,8 @@ impl Here {
     /// Makes durable what was appended, and says so.
     pub fn sync(&mut self) -> Tried {
         self.unsynced = 0;
-        let Ok(mut writer) = self.writer.try_lock() else { return Tried::NotHere };
+        let Some(writer) = self.writer.upgrade() else { return Tried::NotHere };
+        let Ok(mut writer) = writer.try_lock() else { return Tried::NotHere };
         if let Err(error) = writer.flush_tail() {
             writer.shared.fail(error);
             return Tried::Failed;
@@ -347,7 +350,7 @@ impl Writer {
         let mut tail = match (&self.setup.tail_folder, own) {
             // A tail of this very writer, from before the connection was lost.
             (Some(folder), true) => {
-                Tail::reopen(folder.join(file_name(&carried.object)), carried.start, carried.bytes.len() as u64)?
+                Tail::reopen(folder.join(file_name(&carried.object)), carried.start, &carried.bytes)?
             }
             _ => {
                 let mut tail = self.new_tail(carried.start)?;
@@ -468,7 +471,7 @@ impl Writer {
         let path = folder.join(file_name(&self.tail_name(start)));
         if path.exists() {
             // Ours, for it bears our epoch: the connection was lost before a record was whole.
-            return Tail::reopen(path, start, 0);
+            return Tail::reopen(path, start, &[]);
         }
         let spare = match self.spare.take() {
             Some(task) => {
