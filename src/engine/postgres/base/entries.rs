@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::lz4_frame::FrameReader;
 use super::server_manifest::{self, Received};
 use super::tar::{TarEvent, TarReader};
 use crate::engine::{BaseEvent, EntryMeta};
@@ -33,10 +34,20 @@ pub struct TablespaceRow {
 enum Stage {
     /// Between two archives.
     Idle,
-    /// Inside one: the prefix of its names.
-    Archive(TarReader, String),
+    /// Inside one.
+    Archive(Archive),
     /// Inside the manifest.
     Manifest,
+}
+
+/// The archive that is being received.
+#[derive(Debug)]
+struct Archive {
+    /// What unpacks it, when it comes compressed.
+    frame: Option<FrameReader>,
+    tar: TarReader,
+    /// Of its names.
+    prefix: String,
 }
 
 /// The file that is being received.
@@ -75,14 +86,18 @@ impl Entries {
         }
     }
 
-    /// The archive of a tablespace, or of the data directory (`None`), begins.
+    /// The archive of a tablespace, or of the data directory (`None`), begins: a tar,
+    /// or one in an LZ4 frame.
     ///
     /// # Errors
     /// As [`Entries::end_part`], for the part before it.
-    pub fn begin_archive(&mut self, link: Option<&str>) -> Result<()> {
+    pub fn begin_archive(&mut self, link: Option<&str>, compressed: bool) -> Result<()> {
         self.end_part()?;
-        let prefix = link.map_or(String::new(), |link| format!("{link}/"));
-        self.stage = Stage::Archive(TarReader::new(), prefix);
+        self.stage = Stage::Archive(Archive {
+            frame: compressed.then(FrameReader::new),
+            tar: TarReader::new(),
+            prefix: link.map_or(String::new(), |link| format!("{link}/")),
+        });
         Ok(())
     }
 
@@ -102,7 +117,10 @@ impl Entries {
     /// [`crate::Kind::Failure`] when it ends inside an entry.
     pub fn end_part(&mut self) -> Result<()> {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Archive(reader, _) => reader.finish(),
+            Stage::Archive(archive) => {
+                archive.frame.map_or(Ok(()), FrameReader::finish)?;
+                archive.tar.finish()
+            }
             Stage::Idle | Stage::Manifest => Ok(()),
         }
     }
@@ -122,7 +140,13 @@ impl Entries {
                 }
                 self.manifest.extend_from_slice(&bytes);
             }
-            Stage::Archive(reader, prefix) => reader.feed(bytes, |event| self.entry(prefix, event, events))?,
+            Stage::Archive(Archive { frame, tar, prefix }) => {
+                let mut unpacked = |bytes| tar.feed(bytes, |event| self.entry(prefix, event, events));
+                match frame {
+                    Some(frame) => frame.feed(bytes, unpacked)?,
+                    None => unpacked(bytes)?,
+                }
+            }
         }
         self.stage = stage;
         Ok(())
@@ -232,9 +256,9 @@ mod tests {
         let row = TablespaceRow { link: "pg_tblspc/16400".into(), location: "/srv/ts".into() };
         let mut entries = Entries::new(vec![row]);
         let mut events = VecDeque::new();
-        entries.begin_archive(Some("pg_tblspc/16400"))?;
+        entries.begin_archive(Some("pg_tblspc/16400"), false)?;
         entries.data(file("PG_15/1", b"one").into(), &mut events)?;
-        entries.begin_archive(None)?;
+        entries.begin_archive(None, false)?;
         let tar: Vec<u8> = sent.iter().flat_map(|(name, bytes)| file(name, bytes)).collect();
         entries.data([tar, header("pg_tblspc/16400/", b'2', 0, "/srv/ts")].concat().into(), &mut events)?;
         entries.begin_manifest()?;
