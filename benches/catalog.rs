@@ -88,7 +88,10 @@ async fn main() {
     let before = resident();
     for _ in 0..5 {
         let begun = Instant::now();
-        let catalog = load::load(&store, &cluster, &|_, _, _| Err(pitr::Error::failure("no tail"))).await.unwrap();
+        let catalog =
+            load::load(&store, &cluster, &|_, _, _| Err(pitr::Error::failure("no tail")), load::Damage::Refuse)
+                .await
+                .unwrap();
         println!("load {:.3} s, peak {} MiB, {} MiB before", begun.elapsed().as_secs_f64(), peak() >> 10, before >> 10);
         plan(catalog, count);
     }

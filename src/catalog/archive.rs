@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::layout::{Layout, ObjectName};
-use super::{Catalog, Holder, SegmentInfo, load};
+use super::load::{self, Damage};
+use super::{Catalog, Holder, SegmentInfo};
 use crate::engine::{Detail, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, Identity};
@@ -68,10 +69,22 @@ impl Archive {
     /// # Errors
     /// As [`load::load`].
     pub async fn catalog(&self, engine: &dyn Engine) -> Result<Catalog> {
-        load::load(self.store.as_ref(), self.layout.cluster(), &|identity, timeline, start| {
-            Ok(engine.scanner(identity, timeline, start, Detail::Marks))
-        })
-        .await
+        self.load(engine, Damage::Refuse).await
+    }
+
+    /// As [`Archive::catalog`], for streaming: damage that does not concern where the log
+    /// ends is told, and passed over.
+    ///
+    /// # Errors
+    /// As [`load::load`].
+    pub async fn catalog_to_stream(&self, engine: &dyn Engine) -> Result<Catalog> {
+        self.load(engine, Damage::PassOver).await
+    }
+
+    async fn load(&self, engine: &dyn Engine, damage: Damage) -> Result<Catalog> {
+        let scanner =
+            |identity: &Identity, timeline, start| Ok(engine.scanner(identity, timeline, start, Detail::Marks));
+        load::load(self.store.as_ref(), self.layout.cluster(), &scanner, damage).await
     }
 
     /// Refuses a database that is not the one this archive is of.
@@ -196,18 +209,24 @@ impl Archive {
         }
     }
 
+    /// What a tail held that has become a segment, or the tail of a later writer.
     async fn raw_of_sealed_tail(&self, timeline: TimelineId, tail: &SegmentInfo) -> Result<Bytes> {
-        let mut found = None;
+        let (mut found, mut adopted) = (None, None);
         let folder = self.layout.timeline(timeline);
         self.store
-            .list(&folder, None, true, &mut |object| {
-                if let Some(ObjectName::Segment { range, epoch, codec, .. }) = self.layout.parse(&object.name)
-                    && range.covers(tail.range)
-                {
+            .list(&folder, None, true, &mut |object| match self.layout.parse(&object.name) {
+                Some(ObjectName::Segment { range, epoch, codec, .. }) if range.covers(tail.range) => {
                     found = Some((range, epoch, codec));
                 }
+                Some(ObjectName::Tail { start, epoch, .. }) if start == tail.range.start && epoch > tail.epoch => {
+                    adopted = adopted.max(Some(epoch));
+                }
+                _ => {}
             })
             .await?;
+        if let (None, Some(epoch)) = (found, adopted) {
+            return Box::pin(self.raw(timeline, &SegmentInfo { epoch, ..*tail })).await;
+        }
         let Some((range, epoch, codec)) = found else {
             let name = self.object_of(timeline, tail);
             return Err(Error::corruption(format!("{name} is gone, and no segment holds {}", tail.range))

@@ -90,7 +90,9 @@ pub fn due(log: &TimelineLog) -> Option<OffsetRange> {
     }
     let indexed = log.indexes.last().map(|range| range.end);
     let first = indexed.map_or(0, |end| log.segments.partition_point(|s| s.range.start < end));
-    let closed = log.segments.get(first..)?.iter().take_while(|s| matches!(s.holder, Holder::Segment(_)));
+    // What an index covers is not listed any more, so a hole that may yet be filled ends it.
+    let (unbroken, _) = log.unbroken()?;
+    let closed = log.segments.get(first..unbroken)?.iter().take_while(|s| matches!(s.holder, Holder::Segment(_)));
     let last = closed.clone().nth(NARROW - 1)?;
     let start = indexed.or_else(|| closed.clone().next().map(|s| s.range.start))?;
     Some(OffsetRange::new(start, last.range.end))

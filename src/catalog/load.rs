@@ -44,6 +44,18 @@ const AT_ONCE: usize = 16;
 /// How many bytes at the end of a segment nearly always hold its footer.
 const FOOTER_BYTES: u64 = 4096;
 
+/// Times a timeline is read anew when a tail became a segment meanwhile.
+const TRIES: usize = 8;
+
+/// What to do with an index or a base's manifest that is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// Refuse, by name: whoever plans a restore must know.
+    Refuse,
+    /// Say so and do without: streaming must go on, and needs neither.
+    PassOver,
+}
+
 /// Makes the scanner that finds the end of a tail.
 pub type TailScanner<'a> = &'a (dyn Fn(&Identity, TimelineId, ScanStart) -> Result<Box<dyn Scanner>> + Sync);
 
@@ -53,10 +65,15 @@ pub type TailScanner<'a> = &'a (dyn Fn(&Identity, TimelineId, ScanStart) -> Resu
 /// [`Kind::NoArchive`] when there is none, [`Kind::Corruption`] naming the object that
 /// is not what was written, [`Kind::Config`] for an archive of a newer format,
 /// [`Kind::StoreUnreachable`] as the store reports it.
-pub async fn load(store: &dyn Store, cluster: &ClusterName, tail_scanner: TailScanner<'_>) -> Result<Catalog> {
+pub async fn load(
+    store: &dyn Store,
+    cluster: &ClusterName,
+    tail_scanner: TailScanner<'_>,
+    damage: Damage,
+) -> Result<Catalog> {
     let layout = Layout::new(cluster.clone());
     let identity = identity(store, &layout).await?;
-    let loader = Loader { store, layout, identity, tail_scanner };
+    let loader = Loader { store, layout, identity, tail_scanner, damage };
     let mut catalog =
         Catalog { identity: loader.identity.clone(), timelines: std::collections::BTreeMap::new(), bases: Vec::new() };
     for folder in store.folders(&loader.layout.log()).await? {
@@ -105,6 +122,7 @@ struct Loader<'a> {
     layout: Layout,
     identity: Identity,
     tail_scanner: TailScanner<'a>,
+    damage: Damage,
 }
 
 /// What the names of a timeline's objects tell.
@@ -118,6 +136,17 @@ struct Names {
 
 impl Loader<'_> {
     async fn timeline(&self, timeline: TimelineId) -> Result<TimelineLog> {
+        for _ in 0..TRIES {
+            if let Some(log) = self.try_timeline(timeline).await? {
+                return Ok(log);
+            }
+        }
+        Err(Error::failure(format!("the tails of timeline {timeline} went away each time they were read"))
+            .hint("run the command again"))
+    }
+
+    /// Reads a timeline; `None` when a tail that was listed was not there any more.
+    async fn try_timeline(&self, timeline: TimelineId) -> Result<Option<TimelineLog>> {
         let mut log = TimelineLog::default();
         self.indexes(timeline, &mut log).await?;
         let names = self.names(timeline, log.indexes.last()).await?;
@@ -125,12 +154,16 @@ impl Loader<'_> {
             log.history = Some(self.history(timeline).await?);
         }
         self.segments(timeline, names.segments, &mut log).await?;
-        self.tails(timeline, names.tails, &mut log).await?;
+        if !self.tails(timeline, names.tails, &mut log).await? {
+            return Ok(None);
+        }
         let gaps = stream::iter(names.gaps).map(|(range, name)| self.gap(range, name)).buffered(AT_ONCE);
         log.gaps = gaps.try_collect().await?;
         log.gaps.sort_by_key(|gap| gap.range);
         log.restore_points.sort_by_key(|point| point.end);
-        Ok(log)
+        // A tail may hold what small segments held before it.
+        log.restore_points.dedup_by(|a, b| a == b);
+        Ok(Some(log))
     }
 
     /// Reads the unbroken run of the widest indexes from the first one on. What comes
@@ -150,13 +183,26 @@ impl Loader<'_> {
                 run.push((range, epoch));
             }
         }
-        log.indexes = run.iter().map(|(range, _)| *range).collect();
         let mut read = stream::iter(run).map(|(range, epoch)| self.index(timeline, range, epoch)).buffered(AT_ONCE);
-        while let Some(index) = read.try_next().await? {
+        // Behind one that is passed over, the footers tell.
+        while let Some(index) = read.next().await
+            && let Some(index) = self.or_pass_over(index)?
+        {
+            log.indexes.push(index.range);
             log.segments.extend(index.segments);
             log.restore_points.extend(index.restore_points);
         }
         Ok(())
+    }
+
+    fn or_pass_over<T>(&self, read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Err(error) if self.damage == Damage::PassOver && error.kind() == Kind::Corruption => {
+                tracing::error!(%error, "the archive is damaged, and streaming goes on; see `pitr verify`");
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
     }
 
     async fn index(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Index> {
@@ -175,7 +221,9 @@ impl Loader<'_> {
             Some(ObjectName::Segment { range, epoch, codec, .. }) => {
                 names.segments.push(Named { range, epoch, codec });
             }
-            Some(ObjectName::Tail { start, epoch, .. }) => names.tails.push(NamedTail { start, epoch }),
+            Some(ObjectName::Tail { start, epoch, .. }) => {
+                names.tails.push(NamedTail { start, epoch, bytes: info.bytes });
+            }
             Some(ObjectName::Gap { range, .. }) => names.gaps.push((range, info.name)),
             Some(ObjectName::History(_)) => names.history = true,
             _ => {}
@@ -253,8 +301,11 @@ impl Loader<'_> {
             }
         };
         self.store.list(&self.layout.bases(), None, false, &mut see).await?;
-        let read = stream::iter(ids).map(|id| self.base(id)).buffered(AT_ONCE);
-        let mut bases: Vec<BaseInfo> = read.try_collect().await?;
+        let mut read = stream::iter(ids).map(|id| self.base(id)).buffered(AT_ONCE);
+        let mut bases: Vec<BaseInfo> = Vec::new();
+        while let Some(base) = read.next().await {
+            bases.extend(self.or_pass_over(base)?);
+        }
         bases.sort_by(|a, b| (a.began, &a.id).cmp(&(b.began, &b.id)));
         Ok(bases)
     }

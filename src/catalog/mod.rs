@@ -64,6 +64,50 @@ pub struct TimelineLog {
     pub confirmed: Option<Timestamp>,
 }
 
+impl TimelineLog {
+    /// Whether the segments hold every byte of the range.
+    #[must_use]
+    pub fn holds(&self, range: OffsetRange) -> bool {
+        let first = self.segments.partition_point(|s| s.range.end <= range.start);
+        let mut at = range.start;
+        for segment in self.segments.iter().skip(first) {
+            if segment.range.start > at || at >= range.end {
+                break;
+            }
+            at = segment.range.end;
+        }
+        at >= range.end
+    }
+
+    /// Where streaming goes on, and how many segments lie before that: the end of the log
+    /// that has no hole but recorded gaps. What lies behind an unrecorded hole does not
+    /// count, for nobody may acknowledge log that is in no segment. An index was made of
+    /// unbroken log, so the search begins behind the last one. `None` without log.
+    #[must_use]
+    pub fn unbroken(&self) -> Option<(usize, Offset)> {
+        let indexed = self.indexes.last().map(|range| range.end);
+        let mut at = indexed.or_else(|| self.segments.first().map(|s| s.range.start))?;
+        let mut count = self.segments.partition_point(|s| s.range.end <= at);
+        for segment in self.segments.iter().skip(count) {
+            if segment.range.start > at && self.past_gaps(at) < segment.range.start {
+                break;
+            }
+            at = at.max(segment.range.end);
+            count += 1;
+        }
+        Some((count, self.past_gaps(at)))
+    }
+
+    /// Where log can be had again when a recorded gap, or several in a row, hold `offset`.
+    #[must_use]
+    pub fn past_gaps(&self, mut offset: Offset) -> Offset {
+        while let Some(gap) = self.gaps.iter().find(|gap| gap.range.contains(offset)) {
+            offset = gap.range.end;
+        }
+        offset
+    }
+}
+
 /// A segment, as planning sees it: small, for there may be millions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {

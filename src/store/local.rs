@@ -169,6 +169,20 @@ impl Store for LocalStore {
         .await
     }
 
+    async fn settle(&self, names: &[String]) -> Result<()> {
+        for name in names {
+            name::check(name)?;
+        }
+        let names = names.to_vec();
+        self.blocking(move |inner| {
+            names.iter().try_for_each(|name| {
+                let path = inner.root.join(name);
+                inner.make_sure(&path, path.parent().unwrap_or(&inner.root))
+            })
+        })
+        .await
+    }
+
     async fn sweep(&self, now: Timestamp) -> Result<u64> {
         self.blocking(move |inner| {
             let swept = place::sweep(&inner.root, now);
@@ -198,10 +212,14 @@ impl Inner {
         self.make_durable(dir)?;
         let temp = place::write_beside(&path, body).map_err(|e| self.explain("write", &path, e))?;
         match temp.give_name(&path).map_err(|e| self.explain("name", &path, e))? {
-            place::Named::New => {
-                place::sync_dir(dir).map_err(|e| self.explain("make durable", dir, e))?;
-                Ok(Created::New)
-            }
+            place::Named::New => match place::sync_dir(dir) {
+                Ok(()) => Ok(Created::New),
+                Err(e) => {
+                    // A second fsync would not tell of it: the name must not be found.
+                    let _ = fs::remove_file(&path);
+                    Err(self.explain("make durable", dir, e))
+                }
+            },
             place::Named::Taken => {
                 let same = self.compare(&path, body)?.unwrap_or(false);
                 self.settle(name, &path, dir, same)
@@ -223,11 +241,16 @@ impl Inner {
             )
             .hint("did two archivers write to this cluster, or was the store copied back in time? `pitr status` shows the writers"));
         }
-        // It may have been copied here, or its creator may not have come to the fsync.
+        self.make_sure(path, dir)?;
+        Ok(Created::Same)
+    }
+
+    /// Makes a file durable that may have been copied here, or whose creator may not have
+    /// come to the fsync.
+    fn make_sure(&self, path: &Path, dir: &Path) -> Result<()> {
         self.make_durable(dir)?;
         let synced = File::open(path).and_then(|file| file.sync_all()).and_then(|()| place::sync_dir(dir));
-        synced.map_err(|e| self.explain("make durable", path, e))?;
-        Ok(Created::Same)
+        synced.map_err(|e| self.explain("make durable", path, e))
     }
 
     /// Makes `dir` and fsyncs the names of it and all above it within the store, once.

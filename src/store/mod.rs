@@ -99,6 +99,16 @@ pub trait Store: Send + Sync {
     /// Removes an object; removing one that is not there is success.
     async fn delete(&self, name: &str) -> Result<()>;
 
+    /// Makes sure that objects which are there survive a power cut, whoever made them. For
+    /// stores whose objects may be seen before they are durable.
+    ///
+    /// # Errors
+    /// [`crate::Kind::StoreUnreachable`] when that cannot be promised.
+    async fn settle(&self, names: &[String]) -> Result<()> {
+        let _ = names;
+        Ok(())
+    }
+
     /// Removes what creates and tails that were interrupted more than a day before `now`
     /// have left; gives how many. What is younger may belong to a writer at work.
     ///

@@ -89,7 +89,7 @@ pub struct Archiver {
 /// # Errors
 /// From the store.
 pub async fn roll_up(archive: &Archive, engine: &dyn Engine, timeline: TimelineId, epoch: u32) -> Result<()> {
-    let mut catalog = archive.catalog(engine).await?;
+    let mut catalog = archive.catalog_to_stream(engine).await?;
     let Some(log) = catalog.timelines.get_mut(&timeline) else { return Ok(()) };
     while let Some(range) = index::due(log) {
         let rolled = Index::of(log, timeline, range, epoch);
@@ -247,7 +247,7 @@ impl Run<'_> {
     }
 
     async fn catalog(&self) -> Result<Catalog> {
-        self.archive.catalog(self.archiver.engine.as_ref()).await
+        self.archive.catalog_to_stream(self.archiver.engine.as_ref()).await
     }
 
     /// Streams one timeline over one connection.
@@ -297,7 +297,8 @@ impl Run<'_> {
             self.begin_base();
         }
         let log_end = if timeline == server.timeline { server.log_end } else { start };
-        let setup = self.setup(&catalog, timeline, ready, log_end);
+        let confirms = !server.standby && timeline == server.timeline;
+        let setup = self.setup(&catalog, timeline, ready, log_end, confirms);
         let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
             // The server tells only once the stream has begun that it lacks the log.
             Err(error) if error.kind() == Kind::Absent => {
@@ -305,7 +306,7 @@ impl Run<'_> {
                 if at <= start {
                     return Err(error.with_kind(Kind::DatabaseUnreachable));
                 }
-                self.record_gap(timeline, OffsetRange::new(start, at), &error).await?;
+                self.record_gap(timeline, start, at, &error).await?;
                 return Ok(Pass::Again);
             }
             other => other?,
@@ -338,7 +339,14 @@ impl Run<'_> {
         Ready { scanner, start, carried: None, file_segments: Vec::new() }
     }
 
-    fn setup(&self, catalog: &Catalog, timeline: TimelineId, ready: Ready, log_end: Offset) -> writer::Setup {
+    fn setup(
+        &self,
+        catalog: &Catalog,
+        timeline: TimelineId,
+        ready: Ready,
+        log_end: Offset,
+        confirms: bool,
+    ) -> writer::Setup {
         let settings = &self.archiver.settings;
         let tail_folder = self.archive.store.local_root().map(|root| root.join(self.archive.layout.timeline(timeline)));
         let flush_interval_micros =
@@ -354,6 +362,7 @@ impl Run<'_> {
             scanner: ready.scanner,
             start: ready.start,
             log_end,
+            confirms,
             carried: ready.carried,
             file_segments: ready.file_segments,
             unindexed: catalog.timelines.get(&timeline).map_or(0, unindexed),
@@ -362,8 +371,23 @@ impl Run<'_> {
         }
     }
 
-    async fn record_gap(&mut self, timeline: TimelineId, range: OffsetRange, cause: &Error) -> Result<()> {
-        let engine = &self.archiver.engine;
+    /// The server's log begins at `there` only: what the archive lacks before that is
+    /// lost. `asked` is where streaming was to begin, if the archive holds no log yet.
+    async fn record_gap(&mut self, timeline: TimelineId, asked: Offset, there: Offset, cause: &Error) -> Result<()> {
+        let engine = Arc::clone(&self.archiver.engine);
+        let catalog = self.catalog().await?;
+        let log = catalog.timelines.get(&timeline);
+        let (mut start, mut next) = (asked, None);
+        if let Some((log, (count, end))) = log.and_then(|log| Some((log, log.unbroken()?))) {
+            // The session may have stored some, and there may be log behind the hole.
+            start = end.max(asked);
+            next = log.segments.get(count).map(|segment| segment.range.start);
+            self.close_tail(&catalog, timeline).await?;
+        }
+        let range = OffsetRange::new(start, next.map_or(there, |next| next.min(there)));
+        if range.start >= range.end {
+            return Ok(());
+        }
         tracing::error!(
             timeline = timeline.0,
             from = %engine.position(range.start),
@@ -371,21 +395,24 @@ impl Run<'_> {
             cause = %cause,
             "the server no longer has log that the archive lacks: a gap is recorded and a new base backup begins"
         );
-        // A tail is the end of its timeline's log, and log is to come behind the gap.
-        let catalog = self.catalog().await?;
-        let compression = self.archiver.settings.compression;
-        let ready = resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression).await;
-        if let Ok(Ready { carried: Some(tail), .. }) = ready {
-            let epoch = self.epoch.number();
-            self.archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
-            self.archive.store.delete(&tail.object).await?;
-        }
-        let confirmed = catalog.timelines.get(&timeline).and_then(|log| log.confirmed);
+        let confirmed = log.and_then(|log| log.confirmed);
         let gap = Gap { range, cause: cause.to_string(), found: self.archiver.clock.now(), confirmed };
         let object = ObjectName::Gap { timeline, range, epoch: self.epoch.number() };
         let body = serde_json::to_vec_pretty(&gap).map_err(|e| Error::failure("cannot write a gap").because(e))?;
         self.archive.store.create(&self.archive.layout.name(&object), vec![Bytes::from(body)]).await?;
         self.want_base(&self.catalog().await?);
+        Ok(())
+    }
+
+    /// Seals the tail at the end of the log: log is to come behind a gap.
+    async fn close_tail(&self, catalog: &Catalog, timeline: TimelineId) -> Result<()> {
+        let (engine, compression) = (self.archiver.engine.as_ref(), self.archiver.settings.compression);
+        let ready = resume::at_end(&self.archive, engine, catalog, timeline, &self.epoch, compression).await?;
+        if let Some(tail) = ready.carried {
+            let epoch = self.epoch.number();
+            self.archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
+            self.archive.store.delete(&tail.object).await?;
+        }
         Ok(())
     }
 
@@ -412,7 +439,7 @@ impl Run<'_> {
             let base = loop {
                 let taken = task.run(&BaseOptions { label: "pitr".into(), fast_checkpoint: true }).await;
                 let lacking = match &taken {
-                    Ok(_) => archive.catalog(engine.as_ref()).await.map(|catalog| catalog.lacks_base()),
+                    Ok(_) => archive.catalog_to_stream(engine.as_ref()).await.map(|catalog| catalog.lacks_base()),
                     Err(_) => Ok(true),
                 };
                 match taken.and_then(|base| Ok((base, lacking?))) {

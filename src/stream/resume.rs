@@ -5,7 +5,7 @@ use super::writer::Carried;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::Epoch;
 use crate::catalog::layout::ObjectName;
-use crate::catalog::{Catalog, Holder, SegmentInfo};
+use crate::catalog::{Catalog, Holder, SegmentInfo, TimelineLog};
 use crate::engine::{Detail, Engine, ScanStart, Scanner};
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
@@ -13,6 +13,9 @@ use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
 use crate::store::ObjectInfo;
+
+/// Segments that may have been on their way when a writer died, and some more.
+const SETTLED: usize = 4;
 
 /// A scanner at the archive's end, and what lies open there.
 pub struct Ready {
@@ -38,33 +41,39 @@ pub async fn at_end(
     epoch: &Epoch,
     compression: Compression,
 ) -> Result<Ready> {
-    let segments = catalog.timelines.get(&timeline).map(|log| log.segments.as_slice()).unwrap_or_default();
-    let closed = segments.iter().rposition(|s| s.holder != Holder::Tail).map_or(0, |last| last + 1);
-    let (closed, tails) = segments.split_at(closed);
-    let mut scanner = lead(archive, engine, timeline, closed, tails.first().map(|tail| tail.range.start)).await?;
-    if let Some(last) = closed.last() {
-        remove_sealed(archive, timeline, last.range.end, epoch).await?;
-    }
+    let Some((log, (count, _))) = catalog.timelines.get(&timeline).and_then(|log| Some((log, log.unbroken()?))) else {
+        return Err(Error::failure(format!("timeline {timeline} holds no log to go on from")));
+    };
+    // Without tails, in the end.
+    let mut segments = log.segments.get(..count).unwrap_or_default().to_vec();
+    let last = count.saturating_sub(1);
     let mut carried = None;
-    for (i, tail) in tails.iter().enumerate() {
-        let bytes = archive.raw(timeline, tail).await?;
-        let mut summary = Summary::empty(tail.range.start, scanner.boundary());
-        let mut marks = Vec::new();
-        scanner.feed(&bytes, &mut marks)?;
-        marks.iter().for_each(|mark| summary.add(mark));
-        summary.range = tail.range;
-        summary.boundary = scanner.boundary();
-        summary.position = engine.position(tail.range.end);
-        let object = archive.object_of(timeline, tail);
-        if i + 1 < tails.len() {
-            archive.create_segment(timeline, &bytes, &summary, epoch.number(), compression).await?;
-            archive.store.delete(&object).await?;
+    for i in 0..count {
+        let (before, tail) = segments.split_at(i);
+        let Some(tail) = tail.first().copied().filter(|s| s.holder == Holder::Tail) else { continue };
+        let scanner = lead(archive, engine, timeline, before, Some(tail.range.start)).await?;
+        let (scanner, mut tail) = read_tail(archive, engine, timeline, &tail, scanner).await?;
+        if i == last {
+            tail.confirmed = log.confirmed;
+            carried = Some((scanner, tail));
         } else {
-            let confirmed = catalog.timelines.get(&timeline).and_then(|log| log.confirmed);
-            carried = Some(Carried { start: tail.range.start, bytes, summary, object, confirmed });
+            archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch.number(), compression).await?;
+            archive.store.delete(&tail.object).await?;
+            let holder = Holder::Segment(compression.codec());
+            segments[i] = SegmentInfo::of(&tail.summary, epoch.number(), holder);
         }
     }
-    let start = segments.last().map_or(scanner.offset(), |last| last.range.end);
+    let end = segments.last().map(|last| last.range.end);
+    if let Some(end) = end {
+        remove_sealed(archive, timeline, end, epoch, log).await?;
+    }
+    let closed = if carried.is_some() { segments.split_last().map_or(&[][..], |(_, rest)| rest) } else { &segments };
+    settle(archive, timeline, closed).await?;
+    let (scanner, carried) = match carried {
+        Some((scanner, tail)) => (scanner, Some(tail)),
+        None => (lead(archive, engine, timeline, closed, None).await?, None),
+    };
+    let start = end.unwrap_or_else(|| scanner.offset());
     let file = start.floor_to(archive.identity.log_file_bytes);
     let file_segments = closed.iter().filter(|s| s.range.start >= file).copied().collect();
     if let Some(tail) = &carried
@@ -75,14 +84,45 @@ pub async fn at_end(
     Ok(Ready { scanner, start, carried, file_segments })
 }
 
-/// Removes tails of earlier writers that begin before `closed`, the end of the closed
-/// segments: they became segments, and their writer died before it removed them.
-async fn remove_sealed(archive: &Archive, timeline: TimelineId, closed: Offset, epoch: &Epoch) -> Result<()> {
+/// The bytes of a tail and what they hold; `scanner` stands at its start.
+async fn read_tail(
+    archive: &Archive,
+    engine: &dyn Engine,
+    timeline: TimelineId,
+    tail: &SegmentInfo,
+    mut scanner: Box<dyn Scanner>,
+) -> Result<(Box<dyn Scanner>, Carried)> {
+    let bytes = archive.raw(timeline, tail).await?;
+    let mut summary = Summary::empty(tail.range.start, scanner.boundary());
+    let mut marks = Vec::new();
+    scanner.feed(&bytes, &mut marks)?;
+    marks.iter().for_each(|mark| summary.add(mark));
+    summary.range = tail.range;
+    summary.boundary = scanner.boundary();
+    summary.position = engine.position(tail.range.end);
+    let object = archive.object_of(timeline, tail);
+    Ok((scanner, Carried { start: tail.range.start, bytes, summary, object, confirmed: None }))
+}
+
+/// Removes tails of earlier writers that begin before `end`, where the archive's log goes
+/// on, and are none of it: what they hold is in segments, or in a longer tail. Their
+/// writers died before they removed them.
+async fn remove_sealed(
+    archive: &Archive,
+    timeline: TimelineId,
+    end: Offset,
+    epoch: &Epoch,
+    log: &TimelineLog,
+) -> Result<()> {
+    let counts = |start: Offset, epoch: u32| {
+        log.segments.iter().any(|s| s.holder == Holder::Tail && s.range.start == start && s.epoch == epoch)
+    };
     let mut sealed = Vec::new();
     let mut see = |object: ObjectInfo| {
         if let Some(ObjectName::Tail { start, epoch: of, .. }) = archive.layout.parse(&object.name)
-            && start < closed
+            && start < end
             && of < epoch.number()
+            && !counts(start, of)
         {
             sealed.push(object.name);
         }
@@ -92,6 +132,14 @@ async fn remove_sealed(archive: &Archive, timeline: TimelineId, closed: Offset, 
         archive.store.delete(&name).await?;
     }
     Ok(())
+}
+
+/// Makes sure of the last segments before the server is told of them: whoever made them
+/// may have died between their name and its fsync.
+async fn settle(archive: &Archive, timeline: TimelineId, closed: &[SegmentInfo]) -> Result<()> {
+    let last = closed.get(closed.len().saturating_sub(SETTLED)..).unwrap_or_default();
+    let names: Vec<String> = last.iter().map(|segment| archive.object_of(timeline, segment)).collect();
+    archive.store.settle(&names).await
 }
 
 /// A tail may end inside a record whose rest never came. What was acknowledged ends

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::segment::trailer::{TRAILER_BYTES, Trailer};
-use crate::store::local::place::TEMP_PREFIX;
+use crate::store::local::place::{Named, TEMP_PREFIX, give_name};
 
 /// Bytes gathered before they are written without waiting for a sync.
 const GROUP_BYTES_MAX: usize = 256 << 10;
@@ -40,6 +40,10 @@ pub struct Tail {
     size: u64,
     /// Up to when the log is known to be complete.
     trailer: Option<Trailer>,
+    /// CRC-32C of everything appended: what is read back must be what was verified.
+    sum: crc_fast::Digest,
+    /// Something failed: the kernel may have dropped bytes and would not say so again.
+    broken: bool,
 }
 
 impl Tail {
@@ -49,18 +53,19 @@ impl Tail {
     /// # Errors
     /// When the file cannot be made durable under its name.
     pub fn create(path: PathBuf, spare: Spare, start: Offset) -> Result<Self> {
-        rustix::fs::renameat_with(
-            rustix::fs::CWD,
-            &spare.path,
-            rustix::fs::CWD,
-            &path,
-            rustix::fs::RenameFlags::NOREPLACE,
-        )
-        .map_err(|e| Error::store_io("create tail", &path, e.into()))?;
+        let failed = |e| Error::store_io("create tail", &path, e);
+        if give_name(&spare.path, &path).map_err(failed)? == Named::Taken {
+            return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
+        }
         let file = spare.into_file();
         sync_parent(&path)?;
-        let size = file.metadata().map_err(|e| Error::store_io("look at", &path, e))?.len();
-        Ok(Self { file, path, start, group: Vec::new(), written: 0, synced: 0, size, trailer: None })
+        let size = file.metadata().map_err(failed)?.len();
+        Ok(Self::new(file, path, start, size))
+    }
+
+    fn new(file: File, path: PathBuf, start: Offset, size: u64) -> Self {
+        let sum = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+        Self { file, path, start, group: Vec::new(), written: 0, synced: 0, size, trailer: None, sum, broken: false }
     }
 
     /// Goes on with a tail of our own epoch whose valid bytes are `bytes`. They are written
@@ -78,7 +83,10 @@ impl Tail {
         file.write_all(bytes).map_err(failed)?;
         fill_with_zeros(&mut file, size.saturating_sub(written)).map_err(failed)?;
         file.sync_data().map_err(failed)?;
-        Ok(Self { file, path, start, group: Vec::new(), written, synced: written, size, trailer: None })
+        let mut tail = Self::new(file, path, start, size);
+        tail.sum.update(bytes);
+        (tail.written, tail.synced) = (written, written);
+        Ok(tail)
     }
 
     /// First offset of the tail.
@@ -98,6 +106,7 @@ impl Tail {
     /// # Errors
     /// When the disk refuses them.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sum.update(bytes);
         self.group.extend_from_slice(bytes);
         if self.group.len() < GROUP_BYTES_MAX { Ok(()) } else { self.write() }
     }
@@ -112,27 +121,43 @@ impl Tail {
             Some(trailer) => self.group.extend_from_slice(&trailer.encode(self.start)),
             None => self.group.resize(bytes + room, 0),
         }
-        self.file.write_all_at(&self.group, self.written).map_err(|e| Error::store_io("write", &self.path, e))?;
+        let written = self.file.write_all_at(&self.group, self.written);
+        self.done("write", written)?;
         self.written = end;
         self.group.clear();
         Ok(())
     }
 
-    /// Makes everything appended so far durable. After an error the file must not be
-    /// used again: the kernel may have dropped the bytes, and a second sync would not
-    /// say so.
+    /// Remembers that something failed; from then on everything does.
+    fn done(&mut self, doing: &str, result: std::io::Result<()>) -> Result<()> {
+        let result = if self.broken { Err(std::io::Error::other("an earlier write or sync failed")) } else { result };
+        self.broken = result.is_err();
+        result.map_err(|e| Error::store_io(doing, &self.path, e))
+    }
+
+    /// Makes everything appended so far durable. After an error nothing else succeeds:
+    /// the kernel may have dropped the bytes, and a second sync would not say so.
     ///
     /// # Errors
-    /// When the disk cannot promise it.
+    /// When the disk cannot promise it, or the file was removed meanwhile.
     pub fn sync(&mut self) -> Result<()> {
         if !self.group.is_empty() {
             self.write()?;
         }
-        if self.synced < self.written {
-            self.file.sync_data().map_err(|e| Error::store_io("sync", &self.path, e))?;
+        if self.synced < self.written || self.broken {
+            let synced = self.file.sync_data().and_then(|()| self.still_named());
+            self.done("sync", synced)?;
             self.synced = self.written;
         }
         Ok(())
+    }
+
+    /// Bytes in a file without a name are lost with the process.
+    fn still_named(&self) -> std::io::Result<()> {
+        match rustix::fs::fstat(&self.file)?.st_nlink {
+            0 => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "somebody removed the file")),
+            _ => Ok(()),
+        }
     }
 
     /// Records up to when the log is complete. It costs no sync, for losing it in a crash
@@ -145,10 +170,11 @@ impl Tail {
         if self.group.is_empty() { self.write() } else { Ok(()) }
     }
 
-    /// The file, for the sealer.
+    /// The file and the CRC-32C of its log, for the sealer.
     #[must_use]
-    pub fn into_path(self) -> PathBuf {
-        self.path
+    pub fn into_parts(self) -> (PathBuf, u32) {
+        // The algorithm is 32 bits wide.
+        (self.path, self.sum.finalize() as u32)
     }
 }
 
@@ -179,13 +205,12 @@ impl Drop for Spare {
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn make_spare(folder: &Path, epoch: u32, serial: u64, size: u64) -> Result<Spare> {
-    let path = folder.join(format!("{TEMP_PREFIX}tail-{epoch:08X}-{serial}"));
+pub fn make_spare(folder: &Path, size: u64) -> Result<Spare> {
+    let path = folder.join(format!("{TEMP_PREFIX}tail-{:016x}", rand::random::<u64>()));
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o640)
         .open(&path)
         .map_err(|e| Error::store_io("create", &path, e))?;
@@ -230,7 +255,7 @@ mod tests {
     #[test]
     fn bytes_lie_from_the_front_and_zeros_behind_them() {
         let dir = tempfile::tempdir().unwrap();
-        let spare = make_spare(dir.path(), 1, 0, 64).unwrap();
+        let spare = make_spare(dir.path(), 64).unwrap();
         let path = dir.path().join("tail-x");
         let mut tail = Tail::create(path.clone(), spare, Offset(1000)).unwrap();
         tail.append(b"abc").unwrap();
@@ -247,7 +272,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
         fs::write(&path, b"theirs").unwrap();
-        let spare = make_spare(dir.path(), 1, 0, 64).unwrap();
+        let spare = make_spare(dir.path(), 64).unwrap();
         assert!(Tail::create(path.clone(), spare, Offset(0)).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
     }
@@ -255,7 +280,7 @@ mod tests {
     #[test]
     fn a_reopened_tail_holds_its_valid_bytes_again_and_zeros_behind_them() {
         let dir = tempfile::tempdir().unwrap();
-        let spare = make_spare(dir.path(), 1, 0, 64).unwrap();
+        let spare = make_spare(dir.path(), 64).unwrap();
         let path = dir.path().join("tail-x");
         let mut tail = Tail::create(path.clone(), spare, Offset(1000)).unwrap();
         tail.append(b"whole and half").unwrap();
@@ -271,9 +296,24 @@ mod tests {
     }
 
     #[test]
+    fn a_tail_that_somebody_removed_promises_nothing_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tail-x");
+        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), 64).unwrap(), Offset(0)).unwrap();
+        tail.append(b"abc").unwrap();
+        tail.sync().unwrap();
+        fs::remove_file(&path).unwrap();
+        tail.append(b"def").unwrap();
+        assert!(tail.sync().is_err());
+        fs::write(&path, b"").unwrap();
+        assert!(tail.sync().is_err(), "a second try must not succeed");
+        assert!(tail.append(b"g").and_then(|()| tail.sync()).is_err());
+    }
+
+    #[test]
     fn an_unused_spare_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        drop(make_spare(dir.path(), 1, 0, 64).unwrap());
+        drop(make_spare(dir.path(), 64).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -6,7 +6,7 @@
 //! new timeline is read from the start of the log file in which it begins, since that
 //! file carries its number from the first byte.
 
-use crate::catalog::{Catalog, TimelineLog};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::model::cluster::ServerState;
 use crate::model::offset::Offset;
@@ -44,17 +44,18 @@ pub fn whence(catalog: &Catalog, server: &ServerState, history: Option<&History>
     }
     let mut child: Option<TimelineId> = None;
     for (timeline, left_at) in path {
-        let log = catalog.timelines.get(&timeline);
-        let end = log.and_then(|log| log.segments.last()).map(|segment| segment.range.end);
-        match (end, left_at, child) {
+        let log = catalog.timelines.get(&timeline).filter(|log| !log.segments.is_empty());
+        match (log.and_then(|log| Some((log, log.unbroken()?))), left_at, child) {
             (None, ..) => {}
-            (Some(end), Some(switch), Some(child)) if behind_gaps(log, end) >= switch => {
+            (Some((_, (_, end))), Some(switch), Some(child)) if end >= switch => {
                 let start = switch.floor_to(catalog.identity.log_file_bytes);
-                return Ok(Whence::Start(child, behind_gaps(catalog.timelines.get(&child), start)));
+                let log = catalog.timelines.get(&child);
+                return Ok(Whence::Start(child, log.map_or(start, |log| log.past_gaps(start))));
             }
-            (Some(end), ..) => {
-                let start = behind_gaps(log, end);
-                return Ok(if start == end { Whence::EndOf(timeline) } else { Whence::Start(timeline, start) });
+            (Some((log, (count, end))), ..) => {
+                let last = count.checked_sub(1).and_then(|last| log.segments.get(last));
+                let at_end = last.is_some_and(|last| last.range.end == end);
+                return Ok(if at_end { Whence::EndOf(timeline) } else { Whence::Start(timeline, end) });
             }
         }
         child = Some(timeline);
@@ -66,18 +67,12 @@ pub fn whence(catalog: &Catalog, server: &ServerState, history: Option<&History>
     .hint("is this another copy of the database? archive it under a cluster name of its own"))
 }
 
-/// Where log can be had again when a recorded gap begins at `offset`.
-fn behind_gaps(log: Option<&TimelineLog>, offset: Offset) -> Offset {
-    let gaps = log.map(|log| log.gaps.as_slice()).unwrap_or_default();
-    gaps.iter().filter(|gap| gap.range.start == offset).map(|gap| gap.range.end).max().unwrap_or(offset)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::catalog::{Codec, Gap, Holder, SegmentInfo};
+    use crate::catalog::{Codec, Gap, Holder, SegmentInfo, TimelineLog};
     use crate::model::cluster::Identity;
     use crate::model::offset::OffsetRange;
     use crate::model::timeline::Ancestor;
@@ -172,6 +167,33 @@ mod tests {
         assert_eq!(answer, Whence::Start(TimelineId(1), Offset(700)));
         let answer = whence(&catalog, &server(2), Some(&history(2, &[(1, 650)]))).unwrap();
         assert_eq!(answer, Whence::Start(TimelineId(2), Offset(600)));
+    }
+
+    #[test]
+    fn several_gaps_in_a_row_are_one() {
+        let mut catalog = catalog(&[(1, 100, 250)]);
+        for (start, end) in [(250, 700), (700, 900)] {
+            let range = OffsetRange::new(Offset(start), Offset(end));
+            let gap = Gap { range, cause: "recycled".into(), found: crate::model::time::Timestamp(0), confirmed: None };
+            catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps.push(gap);
+        }
+        assert_eq!(whence(&catalog, &server(1), None).unwrap(), Whence::Start(TimelineId(1), Offset(900)));
+    }
+
+    #[test]
+    fn log_behind_a_hole_that_nobody_recorded_does_not_count() {
+        let holed = catalog(&[(1, 100, 200), (1, 300, 400)]);
+        assert_eq!(whence(&holed, &server(1), None).unwrap(), Whence::EndOf(TimelineId(1)));
+        assert_eq!(holed.timelines[&TimelineId(1)].unbroken(), Some((1, Offset(200))));
+        let answer = whence(&holed, &server(2), Some(&history(2, &[(1, 370)]))).unwrap();
+        assert_eq!(answer, Whence::EndOf(TimelineId(1)));
+    }
+
+    #[test]
+    fn a_hole_before_the_last_index_is_no_business_of_streaming() {
+        let mut holed = catalog(&[(1, 100, 200), (1, 300, 400), (1, 400, 500)]);
+        holed.timelines.get_mut(&TimelineId(1)).unwrap().indexes = vec![OffsetRange::new(Offset(100), Offset(400))];
+        assert_eq!(holed.timelines[&TimelineId(1)].unbroken(), Some((3, Offset(500))));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::ack::AckTracker;
@@ -50,7 +50,8 @@ const GROUP_BYTES_MAX: u64 = 4 << 20;
 /// Most bytes written on the session's thread before they are made durable.
 const HERE_BYTES_MAX: usize = 64 << 10;
 
-/// Segments on their way to the store at once.
+/// Segments on their way to the store at once: compressed beside each other, and created
+/// one after the other, so that a crash never leaves a later one without an earlier.
 const UPLOADS_MAX: usize = 2;
 
 /// What the writer is told.
@@ -114,6 +115,9 @@ pub struct Setup {
     pub start: Offset,
     /// The end of the server's log when the session began.
     pub log_end: Offset,
+    /// Whether the server's clock tells up to when the log is complete: that of a primary
+    /// does. A standby may lack log for hours and not know it.
+    pub confirms: bool,
     /// Bytes that precede `start` without a gap and are not in a segment yet: what an
     /// older tail held. With the marks that end in them.
     pub carried: Option<Carried>,
@@ -146,7 +150,7 @@ enum Open {
     /// In memory, compressed as it grows.
     Direct { writer: Box<SegmentWriter>, opened: Timestamp },
     /// In a tail.
-    Tail(Tail),
+    Tail(Box<Tail>),
 }
 
 /// What the uploads share with the writer.
@@ -187,6 +191,8 @@ struct Writer {
     marks: Vec<Mark>,
     open: Option<(Open, Summary)>,
     uploads: VecDeque<JoinHandle<()>>,
+    /// Told by the newest upload once its segment is durable; dropped if it never is.
+    newest_upload: Option<oneshot::Receiver<()>>,
     spare: Option<JoinHandle<Result<Spare>>>,
     spares_made: u64,
     offset: Offset,
@@ -222,6 +228,7 @@ pub fn run(
         marks: Vec::new(),
         open: None,
         uploads: VecDeque::new(),
+        newest_upload: None,
         spare: None,
         spares_made: 0,
         confirmed: None,
@@ -232,8 +239,25 @@ pub fn run(
     (task, here, receiver)
 }
 
-/// The writer's thread: groups of messages from the queue.
+/// The writer's thread. When it ends nothing of it is at work any more: the next session
+/// may be a writer of the same epoch, with the same names.
 fn work(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Result<()> {
+    let result = take_groups(writer, queue);
+    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+    writer.open = None;
+    for upload in std::mem::take(&mut writer.uploads) {
+        // Its error, if any, is in `shared`, and the first one was told.
+        let _ = writer.runtime.block_on(upload);
+    }
+    if let Some(task) = writer.spare.take() {
+        // Dropping the spare removes its file.
+        drop(writer.runtime.block_on(task));
+    }
+    result
+}
+
+/// Takes groups of messages from the queue.
+fn take_groups(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Result<()> {
     let lock = || writer.lock().unwrap_or_else(PoisonError::into_inner);
     lock().adopt_carried()?;
     while let Some(input) = queue.blocking_recv() {
@@ -365,7 +389,7 @@ impl Writer {
         self.confirmed = carried.confirmed;
         self.check_epoch()?;
         self.shared.durable(tail.range(), self.setup.scanner.boundary(), carried.summary.times.map(|t| t.1));
-        self.open = Some((Open::Tail(tail), carried.summary));
+        self.open = Some((Open::Tail(Box::new(tail)), carried.summary));
         if own { Ok(()) } else { self.runtime.block_on(self.setup.archive.store.delete(&carried.object)) }
     }
 
@@ -388,6 +412,11 @@ impl Writer {
                 self.open_segment(log_end)?;
             }
             let first = self.open.as_ref().map_or(self.offset, |(_, summary)| summary.range.start);
+            if self.offset >= self.setup.limits.end_of(first) {
+                // A tail from when segments might be longer.
+                self.close(true)?;
+                continue;
+            }
             let room = self.setup.limits.end_of(first).since(self.offset);
             let (piece, after) = rest.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(rest.len()));
             rest = after;
@@ -429,7 +458,7 @@ impl Writer {
     /// what there is to send.
     fn confirm(&mut self, log_end: Offset, time: Timestamp) -> Result<()> {
         self.log_end = self.log_end.max(log_end);
-        if self.log_end > self.offset || self.confirmed >= Some(time) {
+        if !self.setup.confirms || self.log_end > self.offset || self.confirmed >= Some(time) {
             return Ok(());
         }
         self.confirmed = Some(time);
@@ -445,7 +474,7 @@ impl Writer {
         let summary = Summary::empty(self.offset, self.setup.scanner.boundary());
         let whole = log_end >= self.setup.limits.end_of(self.offset);
         let open = if self.setup.tail_folder.is_some() && !whole {
-            Open::Tail(self.new_tail(self.offset)?)
+            Open::Tail(Box::new(self.new_tail(self.offset)?))
         } else {
             Open::Direct { writer: Box::new(self.segment_writer(self.offset)), opened: self.setup.clock.now() }
         };
@@ -477,12 +506,11 @@ impl Writer {
             Some(task) => {
                 self.runtime.block_on(task).map_err(|e| Error::failure("the tail maker stopped").because(e))??
             }
-            None => make_spare(&folder, self.setup.epoch.number(), self.spares_made, size)?,
+            None => make_spare(&folder, size)?,
         };
         self.spares_made += 1;
         let tail = Tail::create(path, spare, start)?;
-        let (epoch, serial) = (self.setup.epoch.number(), self.spares_made);
-        self.spare = Some(self.runtime.spawn_blocking(move || make_spare(&folder, epoch, serial, size)));
+        self.spare = Some(self.runtime.spawn_blocking(move || make_spare(&folder, size)));
         Ok(tail)
     }
 
@@ -536,12 +564,7 @@ impl Writer {
         if seal || matches!(self.open, Some((Open::Direct { .. }, _))) {
             self.close(false)?;
         }
-        self.wait_for_uploads(0)?;
-        if let Some(task) = self.spare.take() {
-            // Dropping the spare removes its file.
-            drop(self.runtime.block_on(task));
-        }
-        Ok(())
+        self.wait_for_uploads(0)
     }
 
     /// Closes the open segment and sends it on its way. `full` is whether it ended
@@ -566,7 +589,8 @@ impl Writer {
                 }
                 let writer = Box::new(self.segment_writer(tail.start()));
                 let bytes = tail.range().len();
-                Made::InTail { writer, path: tail.into_path(), bytes }
+                let (path, sum) = tail.into_parts();
+                Made::InTail { writer, path, bytes, sum }
             }
         };
         self.upload(made, summary, full)
@@ -581,12 +605,21 @@ impl Writer {
         self.setup.unindexed += 1;
         let file_end = full && self.setup.limits.is_file_end(summary.range.end);
 
-        let archive = self.setup.archive.clone();
-        let timeline = self.setup.timeline;
-        let shared = Arc::clone(&self.shared);
+        let upload = Upload {
+            archive: self.setup.archive.clone(),
+            timeline: self.setup.timeline,
+            epoch,
+            codec,
+            summary,
+            shared: Arc::clone(&self.shared),
+        };
+        let (done, newest) = oneshot::channel();
+        let before = self.newest_upload.replace(newest);
         self.uploads.push_back(self.runtime.spawn(async move {
-            if let Err(error) = create(&archive, timeline, &epoch, codec, made, &summary, &shared).await {
-                shared.fail(error);
+            match upload.create(made, before).await {
+                // Nobody waits for the last one.
+                Ok(()) => drop(done.send(())),
+                Err(error) => upload.shared.fail(error),
             }
         }));
         if file_end {
@@ -638,52 +671,72 @@ fn file_name(object: &str) -> &str {
     object.rsplit('/').next().unwrap_or(object)
 }
 
-/// A closed segment on its way to the store.
+/// The bytes of a closed segment.
 enum Made {
     /// Compressed already.
     InMemory(Finished),
     /// Raw in a full tail.
-    InTail { writer: Box<SegmentWriter>, path: PathBuf, bytes: u64 },
+    InTail { writer: Box<SegmentWriter>, path: PathBuf, bytes: u64, sum: u32 },
 }
 
-/// Creates a segment, reports it durable, and only then removes the tail it came from.
-async fn create(
-    archive: &Archive,
+/// A closed segment on its way to the store.
+struct Upload {
+    archive: Archive,
     timeline: TimelineId,
-    epoch: &Epoch,
+    epoch: Epoch,
     codec: Codec,
-    made: Made,
-    summary: &Summary,
-    shared: &Shared,
-) -> Result<()> {
-    let (finished, tail) = match made {
-        Made::InMemory(finished) => (finished, None),
-        Made::InTail { writer, path, bytes } => {
-            let (from, summary) = (path.clone(), summary.clone());
-            let compressed = tokio::task::spawn_blocking(move || compress_file(*writer, &from, bytes, &summary)).await;
-            (compressed.map_err(|e| Error::failure("a sealer stopped").because(e))??, Some(path))
-        }
-    };
-    let object = ObjectName::Segment { timeline, range: summary.range, epoch: epoch.number(), codec };
-    archive.store.create(&archive.layout.name(&object), finished.body).await?;
-    epoch.check(archive.store.as_ref()).await?;
-    shared.durable(summary.range, summary.boundary, summary.times.map(|t| t.1));
-    if let Some(path) = tail {
-        tokio::fs::remove_file(&path).await.map_err(|e| Error::store_io("remove sealed tail", &path, e))?;
-    }
-    Ok(())
+    summary: Summary,
+    shared: Arc<Shared>,
 }
 
-fn compress_file(mut writer: SegmentWriter, path: &Path, bytes: u64, summary: &Summary) -> Result<Finished> {
+impl Upload {
+    /// Creates the segment once the one `before` it is there, reports it durable, and
+    /// only then removes the tail it came from.
+    async fn create(&self, made: Made, before: Option<oneshot::Receiver<()>>) -> Result<()> {
+        let (finished, tail) = match made {
+            Made::InMemory(finished) => (finished, None),
+            Made::InTail { writer, path, bytes, sum } => {
+                let (from, summary) = (path.clone(), self.summary.clone());
+                let compressed =
+                    tokio::task::spawn_blocking(move || compress_file(*writer, &from, bytes, sum, &summary)).await;
+                (compressed.map_err(|e| Error::failure("a sealer stopped").because(e))??, Some(path))
+            }
+        };
+        if let Some(before) = before {
+            before.await.map_err(|_| Error::failure("the segment before was not stored"))?;
+        }
+        let Self { archive, timeline, epoch, codec, summary, shared } = self;
+        let object =
+            ObjectName::Segment { timeline: *timeline, range: summary.range, epoch: epoch.number(), codec: *codec };
+        archive.store.create(&archive.layout.name(&object), finished.body).await?;
+        epoch.check(archive.store.as_ref()).await?;
+        shared.durable(summary.range, summary.boundary, summary.times.map(|t| t.1));
+        if let Some(path) = tail {
+            tokio::fs::remove_file(&path).await.map_err(|e| Error::store_io("remove sealed tail", &path, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Compresses the log in a tail, whose CRC-32C was `sum` when it was verified: what a disk
+/// gives back otherwise must not get a valid checksum.
+fn compress_file(mut writer: SegmentWriter, path: &Path, bytes: u64, sum: u32, summary: &Summary) -> Result<Finished> {
     let file = std::fs::File::open(path).map_err(|e| Error::store_io("open", path, e))?;
     let mut buffer = vec![0u8; 1 << 18];
+    let mut found = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     let mut done = 0;
     while done < bytes {
         let want = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(buffer.len());
         let piece = buffer.get_mut(..want).unwrap_or_default();
         file.read_exact_at(piece, done).map_err(|e| Error::store_io("read", path, e))?;
+        found.update(piece);
         writer.write(piece);
         done += want as u64;
+    }
+    // The algorithm is 32 bits wide.
+    if found.finalize() as u32 != sum {
+        return Err(Error::corruption(format!("{} does not hold what was written into it", path.display()))
+            .hint("the disk gave back other bytes: do not rely on it; see `dmesg`"));
     }
     writer.finish(summary)
 }

@@ -211,6 +211,10 @@ fn a_full_disk_acknowledges_nothing_and_streaming_resumes_when_there_is_room() {
         }
         (crate::support::pitr::acknowledged(&server)? >= end).then_some(())
     });
+    // It is in a tail when it is acknowledged, and in a segment a moment later.
+    condition("the last log file to be sealed", PATIENCE, || {
+        segment_files(&pitr.cluster_dir()).iter().any(|segment| segment.end >= end).then_some(())
+    });
     let _ = child.kill();
     let _ = child.wait();
     pitr.ok(["verify", "--read-data"]);

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::catalog::Gap;
 
 fn cluster() -> ClusterName {
     "main".parse().unwrap()
@@ -146,7 +147,9 @@ fn refuses_an_index_of_something_else() {
 fn what_is_due_keeps_the_indexes_few_and_whole() {
     let total = (NARROW * MERGE * 2 + NARROW * 3 + 17) as u64;
     let all: Vec<SegmentInfo> = ordinary(1, total).into_iter().filter(|s| s.range.start.0 >> 24 != 700).collect();
-    let mut log = TimelineLog::default();
+    let lost = OffsetRange::new(Offset(700 << 24), Offset(701 << 24));
+    let gap = Gap { range: lost, cause: "recycled".into(), found: Timestamp(0), confirmed: None };
+    let mut log = TimelineLog { gaps: vec![gap], ..TimelineLog::default() };
     let mut writes = 0;
     for segment in all {
         log.segments.push(segment);
@@ -165,4 +168,17 @@ fn what_is_due_keeps_the_indexes_few_and_whole() {
     }
     let indexed: usize = log.indexes.iter().map(|r| Index::of(&log, TimelineId(1), *r, 1).segments.len()).sum();
     assert_eq!(log.segments.len() - indexed, 16);
+}
+
+/// What an index covers is not listed any more, so that log which comes into the hole
+/// later would never be seen.
+#[test]
+fn an_index_ends_at_a_hole_that_nobody_recorded() {
+    let segments: Vec<SegmentInfo> =
+        ordinary(1, 3 * NARROW as u64).into_iter().filter(|s| s.range.start.0 >> 24 != NARROW as u64 + 5).collect();
+    let mut log = TimelineLog { segments, ..TimelineLog::default() };
+    let first = due(&log).unwrap();
+    log.indexes.push(first);
+    assert_eq!(Index::of(&log, TimelineId(1), first, 1).segments.len(), NARROW);
+    assert_eq!(due(&log), None);
 }

@@ -7,9 +7,10 @@
 //! [trailer](crate::segment::trailer) tells. A record that began before the
 //! tail is read from where it began, in the segments before.
 //!
-//! A tail counts only past the end of the closed segments: one that begins before has
-//! become a segment, and a crash came before it was removed. Of several with one start
-//! the longest counts, then the highest epoch.
+//! A tail whose bytes closed segments hold has become a segment, and a crash came before
+//! it was removed. Any other counts, also one between segments: a crash may come when a
+//! later segment is there already. Of several with one start the longest counts, then the
+//! highest epoch.
 
 use super::Loader;
 use crate::catalog::{Holder, SegmentInfo, TimelineLog};
@@ -20,7 +21,7 @@ use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::segment::read::{self, Expected};
-use crate::segment::trailer::Finder;
+use crate::segment::trailer::{Finder, Trailer};
 use crate::store::Part;
 
 /// Bytes read from a tail at a time.
@@ -31,6 +32,8 @@ const PIECE: u64 = 1 << 20;
 pub(super) struct NamedTail {
     pub(super) start: Offset,
     pub(super) epoch: u32,
+    /// Size of its file: it holds no more than that.
+    pub(super) bytes: u64,
 }
 
 impl NamedTail {
@@ -41,67 +44,105 @@ impl NamedTail {
 }
 
 impl Loader<'_> {
-    /// Adds what the tails hold to the log.
+    /// Adds what the tails hold to the log; `false` when one of them is not there any more.
     pub(super) async fn tails(
         &self,
         timeline: TimelineId,
         mut tails: Vec<NamedTail>,
         log: &mut TimelineLog,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         tails.sort_unstable();
-        let closed = log.segments.last().map_or(Offset::ZERO, |last| last.range.end);
-        tails.retain(|tail| tail.start >= closed);
         // In order, since the record that crosses into a tail begins in the one before.
         for same_start in tails.chunk_by(|a, b| a.start == b.start) {
-            let mut best: Option<(Summary, u32)> = None;
+            let mut best: Option<(NamedTail, Summary)> = None;
             for &tail in same_start {
-                let summary = self.scan(timeline, tail, &tails, log).await?;
+                if log.holds(OffsetRange::new(tail.start, Offset(tail.start.0.saturating_add(tail.bytes)))) {
+                    continue;
+                }
+                // A writer opens the next tail only once this one is full and synced.
+                let next = tails.iter().map(|next| next.start).find(|start| *start > tail.start);
+                let Some(summary) = self.scan(timeline, tail, next, log).await? else { return Ok(false) };
                 log.confirmed = log.confirmed.max(summary.confirmed);
                 if best
                     .as_ref()
-                    .is_none_or(|(known, epoch)| (known.range.end, *epoch) <= (summary.range.end, tail.epoch))
+                    .is_none_or(|(known, best)| (best.range.end, known.epoch) <= (summary.range.end, tail.epoch))
                 {
-                    best = Some((summary, tail.epoch));
+                    best = Some((tail, summary));
                 }
             }
-            if let Some((summary, epoch)) = best.filter(|(summary, _)| !summary.range.is_empty()) {
-                self.add_tail(timeline, summary, epoch, log)?;
+            let Some((tail, mut summary)) = best.filter(|(_, summary)| !log.holds(summary.range)) else { continue };
+            // Where a closed segment goes on, it holds the rest.
+            let goes_on = log.segments.iter().find(|s| s.range.start > tail.start && s.range.end > summary.range.end);
+            if let Some(next) = goes_on.map(|s| s.range.start).filter(|start| *start < summary.range.end) {
+                let Some(clipped) = self.scan(timeline, tail, Some(next), log).await? else { return Ok(false) };
+                summary = clipped;
             }
+            self.add_tail(timeline, summary, tail.epoch, log)?;
         }
-        Ok(())
+        Ok(true)
     }
 
+    /// Puts a tail in its place, instead of closed segments that hold less of the same.
     fn add_tail(&self, timeline: TimelineId, summary: Summary, epoch: u32, log: &mut TimelineLog) -> Result<()> {
         let info = SegmentInfo::of(&summary, epoch, Holder::Tail);
-        match log.segments.last() {
-            Some(last) if last.range.covers(info.range) => return Ok(()),
-            Some(last) if info.range.start < last.range.end => {
-                let name = |info: &SegmentInfo| self.layout.name(&info.object(timeline));
-                return Err(Error::corruption(format!(
-                    "tails {} and {} overlap, and neither holds all of the other",
-                    name(last),
-                    name(&info)
-                ))
-                .hint("did two archivers write here? see `pitr status`"));
-            }
-            _ => {}
+        if log.holds(info.range) {
+            return Ok(());
         }
-        log.segments.push(info);
+        let first = log.segments.partition_point(|s| s.range.start < info.range.start);
+        if let Some(last) = first.checked_sub(1).and_then(|last| log.segments.get(last))
+            && info.range.start < last.range.end
+        {
+            let name = |info: &SegmentInfo| self.layout.name(&info.object(timeline));
+            return Err(Error::corruption(format!(
+                "{} and {} overlap, and neither holds all of the other",
+                name(last),
+                name(&info)
+            ))
+            .hint("did two archivers write here? see `pitr status`"));
+        }
+        let behind = log.segments.partition_point(|s| s.range.start < info.range.end);
+        log.segments.splice(first..behind, [info]);
         log.restore_points.extend(summary.restore_points);
         Ok(())
     }
 
-    /// What the tail holds: up to its last whole record or, if it is full and another one
-    /// goes on behind it, all of it. A writer opens the next tail only once this one is
-    /// full and synced, and a record may cross from one into the other.
+    /// What the tail holds: up to its last whole record or, if `next` is where the log is
+    /// known to go on, up to there. `None` when the tail is not there any more.
     async fn scan(
         &self,
         timeline: TimelineId,
         tail: NamedTail,
-        tails: &[NamedTail],
+        next: Option<Offset>,
         log: &TimelineLog,
-    ) -> Result<Summary> {
-        let (start, before) = self.scan_start(tail.start, &log.segments);
+    ) -> Result<Option<Summary>> {
+        let most = next.map_or(u64::MAX, |next| next.since(tail.start));
+        let Some((mut summary, trailer)) = self.scan_bytes(timeline, tail, most, log).await? else { return Ok(None) };
+        if let Some((_, before)) = trailer
+            && summary.boundary.since(tail.start) > before
+        {
+            // What a log switch left unused may be anything, even our own trailer; but
+            // behind that there is no log yet.
+            let Some((shorter, _)) = self.scan_bytes(timeline, tail, before, log).await? else { return Ok(None) };
+            summary = shorter;
+            summary.range.end = summary.boundary.max(tail.start);
+        }
+        let trailer = trailer.filter(|(trailer, _)| trailer.boundary <= summary.boundary);
+        summary.confirmed = trailer.map(|(trailer, _)| trailer.confirmed);
+        Ok(Some(summary))
+    }
+
+    /// What the first `most` bytes of the tail hold, up to the last whole record or, if
+    /// all of them are sound and there are so many, all of them. With the trailer, which
+    /// may lie behind them.
+    async fn scan_bytes(
+        &self,
+        timeline: TimelineId,
+        tail: NamedTail,
+        most: u64,
+        log: &TimelineLog,
+    ) -> Result<Option<(Summary, Option<(Trailer, u64)>)>> {
+        let before = log.segments.partition_point(|s| s.range.start < tail.start);
+        let (start, before) = self.scan_start(tail.start, log.segments.get(..before).unwrap_or_default());
         let mut scanner = (self.tail_scanner)(&self.identity, timeline, start)?;
         for info in before {
             self.prime(timeline, info, tail.start, scanner.as_mut()).await?;
@@ -113,16 +154,19 @@ impl Loader<'_> {
         let mut sound = true;
         let mut finder = Finder::default();
         loop {
-            let piece = self.store.get(&name, Part::Range { start: at, len: PIECE }).await?.unwrap_or_default();
+            let Some(piece) = self.store.get(&name, Part::Range { start: at, len: PIECE }).await? else {
+                return Ok(None);
+            };
             if piece.is_empty() {
                 break;
             }
-            at += piece.len() as u64;
             finder.feed(&piece);
+            let wanted = usize::try_from(most.saturating_sub(at)).unwrap_or(usize::MAX).min(piece.len());
+            at += piece.len() as u64;
             if !sound {
                 continue;
             }
-            let fed = scanner.feed(&piece, &mut marks);
+            let fed = scanner.feed(piece.get(..wanted).unwrap_or_default(), &mut marks);
             marks.drain(..).for_each(|mark| summary.add(&mark));
             match fed {
                 Ok(()) => {}
@@ -132,12 +176,12 @@ impl Loader<'_> {
             }
         }
         summary.boundary = scanner.boundary();
-        let trailer = finder.trailer(tail.start).filter(|(trailer, _)| trailer.boundary <= summary.boundary);
-        summary.confirmed = trailer.map(|(trailer, _)| trailer.confirmed);
-        let end = Offset(tail.start.0.saturating_add(at));
-        let goes_on = sound && tails.iter().any(|next| next.start == end);
-        summary.range.end = if goes_on { end } else { summary.boundary.max(tail.start) };
-        Ok(summary)
+        summary.range.end = if sound && at >= most {
+            Offset(tail.start.0.saturating_add(most))
+        } else {
+            summary.boundary.max(tail.start)
+        };
+        Ok(Some((summary, finder.trailer(tail.start))))
     }
 
     /// Where to begin so that the first record that ends in the tail is read whole, and

@@ -111,7 +111,7 @@ impl<S: Store> Archive<S> {
     }
 
     async fn load(&self) -> Result<Catalog> {
-        load(&self.0, &"main".parse().unwrap(), &toy).await
+        load(&self.0, &"main".parse().unwrap(), &toy, Damage::Refuse).await
     }
 
     async fn log(&self) -> TimelineLog {
@@ -129,7 +129,7 @@ fn ranges(log: &TimelineLog) -> Vec<(u64, u64, u32)> {
 
 #[tokio::test]
 async fn nothing_there_is_no_archive() {
-    let error = load(&MemoryStore::new(), &"main".parse().unwrap(), &toy).await.unwrap_err();
+    let error = load(&MemoryStore::new(), &"main".parse().unwrap(), &toy, Damage::Refuse).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NoArchive);
 }
 
@@ -265,6 +265,131 @@ async fn a_tail_that_became_a_segment_no_longer_counts() {
     archive.segment(64, &raw, 84, 1).await;
     archive.tail(64, 1, [raw, vec![0; 50]].concat()).await;
     assert_eq!(ranges(&archive.log().await), [(64, 84, 1)]);
+}
+
+/// A later segment may be there when a crash comes, and the tail before it not yet one.
+#[tokio::test]
+async fn a_tail_between_segments_counts() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    archive.tail(74, 1, [log(&[(10, 5), (7, 4)]), vec![0; 50]].concat()).await;
+    archive.segment(91, &log(&[(10, 6)]), 101, 1).await;
+    let log = archive.log().await;
+    assert_eq!(ranges(&log), [(64, 74, 1), (74, 91, 1), (91, 101, 1)]);
+    assert_eq!(log.segments[1].holder, Holder::Tail);
+    assert_eq!(log.unbroken(), Some((3, Offset(101))));
+}
+
+#[tokio::test]
+async fn a_full_tail_in_a_longer_file_ends_where_the_next_one_begins() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    let all = log(&[(10, 1), (40, 7), (5, 3)]);
+    // The record of 40 bytes crosses from one tail into the next, and zeros lie between.
+    archive.tail(64, 1, [&all[..30], &[0; 20]].concat()).await;
+    archive.tail(94, 1, all[30..].to_vec()).await;
+    let log = archive.log().await;
+    assert_eq!(ranges(&log), [(64, 94, 1), (94, 119, 1)]);
+    assert_eq!(log.segments[1].times, Some((Timestamp(3), Timestamp(7))));
+}
+
+#[tokio::test]
+async fn a_tail_that_holds_more_than_a_closed_segment_hides_it() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    let raw = log(&[(10, 1), (10, 2), (10, 3)]);
+    archive.segment(64, &raw[..10], 74, 0).await;
+    archive.tail(64, 1, [&raw[..], &[0; 50]].concat()).await;
+    assert_eq!(ranges(&archive.log().await), [(64, 94, 1)]);
+    archive.segment(84, &[&raw[20..], &log(&[(10, 4)])[..]].concat(), 104, 0).await;
+    let log = archive.log().await;
+    assert_eq!(ranges(&log), [(64, 84, 1), (84, 104, 0)]);
+    assert_eq!((log.segments[0].boundary, log.segments[0].transactions), (Offset(84), 2));
+}
+
+/// What a log switch leaves unused is not read, so the tail's own trailer may lie in it.
+#[tokio::test]
+async fn log_never_reaches_behind_the_trailer() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    let trailer = Trailer { boundary: Offset(84), confirmed: Timestamp(7) }.encode(Offset(64));
+    // A record that swallows the trailer, as the scanner swallows the rest of a file.
+    let raw = [&log(&[(10, 1), (10, 2)])[..], &[50, 9], &[b'x'; 8], &trailer, &[b'x'; 8]].concat();
+    archive.tail(64, 1, raw).await;
+    let log = archive.log().await;
+    assert_eq!(ranges(&log), [(64, 134, 1)], "no trailer at the end: all of it is log");
+    let archive = Archive::new(MemoryStore::new()).await;
+    let raw = [&self::log(&[(10, 1), (10, 2)])[..], &[42, 9], &[b'x'; 8], &trailer, &[0; 8]].concat();
+    archive.tail(64, 1, raw).await;
+    assert_eq!(ranges(&archive.log().await), [(64, 84, 1)]);
+}
+
+#[tokio::test]
+async fn streaming_passes_over_a_damaged_index_and_base() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    let range = OffsetRange::new(Offset(64), Offset(74));
+    archive.put(&ObjectName::Index { timeline: T1, range, epoch: 1 }, "damaged").await;
+    archive.put(&ObjectName::BaseManifest("20261120T000000Z-aaaa".into()), "damaged").await;
+    assert_eq!(archive.load().await.unwrap_err().kind(), Kind::Corruption);
+    let catalog = load(&archive.0, &"main".parse().unwrap(), &toy, Damage::PassOver).await.unwrap();
+    assert_eq!(ranges(&catalog.timelines[&T1]), [(64, 74, 1)]);
+    assert!(catalog.bases.is_empty());
+}
+
+/// Between listing and reading, the tail `gone` becomes a segment.
+struct Sealing {
+    inner: MemoryStore,
+    gone: String,
+    sealed: (String, Bytes),
+}
+
+#[async_trait::async_trait]
+impl Store for Sealing {
+    async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<crate::store::Created> {
+        self.inner.create(name, body).await
+    }
+
+    async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>> {
+        if name == self.gone {
+            self.inner.create(&self.sealed.0, vec![self.sealed.1.clone()]).await?;
+            self.inner.delete(name).await?;
+        }
+        self.inner.get(name, part).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        shallow: bool,
+        each: &mut (dyn FnMut(ObjectInfo) + Send),
+    ) -> Result<()> {
+        self.inner.list(prefix, after, shallow, each).await
+    }
+
+    async fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        self.inner.head(name).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name).await
+    }
+
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+}
+
+#[tokio::test]
+async fn a_tail_that_becomes_a_segment_while_it_is_read_is_still_there() {
+    let raw = log(&[(10, 1), (10, 2)]);
+    let other = Archive::new(MemoryStore::new()).await;
+    let name = other.segment(64, &raw, 84, 1).await;
+    let body = other.0.get(&name, Part::All).await.unwrap().unwrap();
+    let gone = layout().name(&ObjectName::Tail { timeline: T1, start: Offset(64), epoch: 1 });
+    let archive = Archive::new(Sealing { inner: MemoryStore::new(), gone, sealed: (name, body) }).await;
+    archive.tail(64, 1, [raw, vec![0; 50]].concat()).await;
+    let log = archive.log().await;
+    assert_eq!(ranges(&log), [(64, 84, 1)]);
+    assert_eq!(log.segments[0].holder, Holder::Segment(Codec::Lz4));
 }
 
 #[tokio::test]

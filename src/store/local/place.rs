@@ -26,7 +26,7 @@ pub(super) struct Temp(Option<PathBuf>);
 
 /// What became of giving a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Named {
+pub(crate) enum Named {
     /// The file has it.
     New,
     /// Another file has it.
@@ -72,26 +72,38 @@ impl Temp {
     /// Gives the file its name, unless another file has it.
     pub(super) fn give_name(mut self, path: &Path) -> io::Result<Named> {
         let Some(temp) = &self.0 else { return Ok(Named::Taken) };
-        match renameat_with(CWD, temp, CWD, path, RenameFlags::NOREPLACE) {
-            Ok(()) => {
-                self.0 = None;
-                Ok(Named::New)
-            }
-            Err(Errno::EXIST) => Ok(Named::Taken),
-            // NFS and some others know no such rename, but hard links.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.link_name(path),
-            Err(e) => Err(e.into()),
+        let named = give_name(temp, path)?;
+        if named == Named::New {
+            self.0 = None;
         }
+        Ok(named)
     }
+}
 
-    /// The same by way of a second name; the first one goes when `self` is dropped.
-    pub(super) fn link_name(self, path: &Path) -> io::Result<Named> {
-        let Some(temp) = &self.0 else { return Ok(Named::Taken) };
-        match fs::hard_link(temp, path) {
-            Ok(()) => Ok(Named::New),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Named::Taken),
-            Err(e) => Err(e),
+/// Renames a file, unless another one has the name.
+///
+/// # Errors
+/// What the file system says.
+pub(crate) fn give_name(temp: &Path, path: &Path) -> io::Result<Named> {
+    match renameat_with(CWD, temp, CWD, path, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(Named::New),
+        Err(Errno::EXIST) => Ok(Named::Taken),
+        // NFS and some others know no such rename, but hard links.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => link_name(temp, path),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The same by way of a second name.
+pub(crate) fn link_name(temp: &Path, path: &Path) -> io::Result<Named> {
+    match fs::hard_link(temp, path) {
+        Ok(()) => {
+            // What cannot be removed now is hidden, and swept later.
+            let _ = fs::remove_file(temp);
+            Ok(Named::New)
         }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Named::Taken),
+        Err(e) => Err(e),
     }
 }
 

@@ -64,8 +64,10 @@ fn a_name_is_given_once_by_rename_and_by_link() {
     let temp = || write_beside(&one, &["a".into(), "b".into()]).unwrap();
     assert_eq!(temp().give_name(&one).unwrap(), Named::New);
     assert_eq!(temp().give_name(&one).unwrap(), Named::Taken);
-    assert_eq!(temp().link_name(&two).unwrap(), Named::New);
-    assert_eq!(temp().link_name(&two).unwrap(), Named::Taken);
+    let three = dir.path().join("three");
+    fs::write(&three, "ab").unwrap();
+    assert_eq!(place::link_name(&three, &two).unwrap(), Named::New);
+    assert_eq!(place::link_name(&one, &two).unwrap(), Named::Taken);
     assert_eq!(fs::read(&two).unwrap(), b"ab");
     assert_eq!(files(dir.path()).len(), 2, "a temporary file was left");
 }

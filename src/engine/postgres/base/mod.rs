@@ -202,11 +202,9 @@ impl Backup {
 
     /// Skips what follows an error.
     async fn until_ready(&mut self) -> Result<()> {
-        loop {
-            match self.connection.recv().await? {
-                Backend::ReadyForQuery => return Ok(()),
-                other => return Err(self.connection.unexpected(&other, "after an error")),
-            }
+        match self.connection.recv().await? {
+            Backend::ReadyForQuery => Ok(()),
+            other => Err(self.connection.unexpected(&other, "after an error")),
         }
     }
 
