@@ -20,6 +20,7 @@ mod connect;
 mod crash;
 mod failover;
 mod harness;
+mod holes;
 mod object_store;
 mod restore_to_time;
 mod stream;

@@ -1,0 +1,136 @@
+//! Promise: streaming never steps over log that is in no segment. A hole is filled, or
+//! recorded; and the archive claims nothing that its source cannot know.
+
+use crate::support::load::{mark, marker_table, pgbench_tables, wait_for_wal};
+use crate::support::oracle::{
+    assert_segments_equal_wal, marker_commit_times, marker_xids, open_restored, wal_file_name,
+};
+use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
+
+fn tails(pitr: &Pitr) -> usize {
+    let folder = pitr.cluster_dir().join("log/00000001");
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("tail-")).count()
+}
+
+/// `archive_command` is turned on while streaming is down, and pushes a file behind the
+/// one in which the archive ends.
+#[test]
+fn a_file_pushed_ahead_of_the_stream_leaves_no_hole() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).start();
+    pgbench_tables(&server, 1);
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let mut archiver = pitr.archive();
+    let mut rows = std::collections::BTreeSet::from([mark(&server)]);
+    archiver.wait_until_caught_up(&server);
+    archiver.kill();
+    assert_eq!(tails(&pitr), 1, "what was acknowledged last is in a tail");
+
+    let load = Load::pgbench(&server, 2);
+    wait_for_wal(&server, 4 << 20);
+    load.stop(&server);
+    rows.insert(mark(&server));
+    let size = server.wal_segment_bytes();
+    let end = server.switch_wal();
+    let ahead = server.wal_dir().join(wal_file_name(1, end - size, size));
+    pitr.ok(["wal-push".as_ref(), ahead.as_os_str()]);
+    pitr.catch_up();
+
+    assert!(assert_segments_equal_wal(&pitr.cluster_dir(), &server, 1, end) >= 4);
+    let gaps = std::fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap();
+    assert_eq!(gaps.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "gap")).count(), 0);
+    pitr.ok(["verify", "--read-data"]);
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(marker_xids(&restored), rows);
+    assert_eq!(restored.checksums(), server.checksums());
+}
+
+/// A tail may hold more than a segment may now.
+#[test]
+fn a_lowered_segment_size_goes_on_with_a_longer_tail() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "server");
+    pgbench_tables(&server, 1);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    server.switch_wal();
+    pitr.catch_up();
+    let mut archiver = pitr.archive();
+    let load = Load::pgbench(&server, 2);
+    wait_for_wal(&server, 3 << 20);
+    load.stop(&server);
+    archiver.wait_until_caught_up(&server);
+    archiver.stop();
+    assert_eq!(tails(&pitr), 1);
+
+    let config = scratch.join("pitr.toml");
+    std::fs::write(&config, "[stream]\nsegment_size = \"1MiB\"\n").unwrap();
+    let pitr = pitr.env("PITR_CONFIG", config.display().to_string());
+    let mut archiver = pitr.archive();
+    let load = Load::pgbench(&server, 2);
+    wait_for_wal(&server, 1 << 20);
+    load.stop(&server);
+    let end = server.switch_wal();
+    archiver.wait_until_acknowledged(&server, end);
+    archiver.stop();
+    pitr.catch_up();
+    pitr.ok(["verify", "--read-data"]);
+    assert!(assert_segments_equal_wal(&pitr.cluster_dir(), &server, 1, end) >= 1);
+}
+
+/// A standby's clock goes on when its primary's log no longer comes.
+#[test]
+fn a_standby_does_not_tell_up_to_when_the_log_is_complete() {
+    let scratch = Scratch::new();
+    let primary = Server::builder(&scratch, "primary").wal_segment_mib(1).start();
+    marker_table(&primary);
+    let standby = primary.standby(&scratch, "standby");
+    let from_standby = Pitr::with_store(&scratch, "from_standby").source(&standby);
+    let from_primary = Pitr::with_store(&scratch, "from_primary").source(&primary);
+    for pitr in [&from_standby, &from_primary] {
+        pitr.ok(["init"]);
+        pitr.catch_up();
+    }
+    let row = mark(&primary);
+    let time = marker_commit_times(&primary)[&row].clone();
+    let later = primary.sql(&format!("select pg_sleep(0.3), timestamptz '{time}' + interval '0.1 s'"));
+    let later = later.rsplit('|').next().unwrap().to_owned();
+    let end = crate::support::server::format_lsn(primary.flush_lsn());
+    condition("the standby to follow", PATIENCE, || {
+        (standby.sql(&format!("select pg_last_wal_replay_lsn() >= '{end}'")) == "t").then_some(())
+    });
+    for (pitr, known) in [(&from_primary, true), (&from_standby, false)] {
+        pitr.catch_up();
+        pitr.ok(["plan", "--target-time", &time]);
+        let planned = pitr.run(["plan", "--target-time", &later]);
+        assert_eq!(planned.code == Some(0), known, "{planned}");
+    }
+}
+
+/// What a restore needs, streaming can do without.
+#[test]
+fn a_damaged_base_does_not_stop_streaming() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).start();
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let base = std::fs::read_dir(pitr.cluster_dir().join("base")).unwrap().next().unwrap().unwrap().path();
+    let manifest = base.join("manifest.json");
+    std::fs::remove_file(&manifest).unwrap();
+    std::fs::write(&manifest, "{").unwrap();
+    pitr.run(["list"]).exit(13).says(&["manifest.json"]);
+    mark(&server);
+    let end = server.switch_wal();
+    // With the only base gone it also takes another.
+    pitr.catch_up().says(&["manifest.json"]);
+    assert!(assert_segments_equal_wal(&pitr.cluster_dir(), &server, 1, end) >= 1);
+    assert_eq!(std::fs::read_dir(pitr.cluster_dir().join("base")).unwrap().count(), 2);
+}
