@@ -34,6 +34,11 @@ case "$name" in
     server_tar)
         { printf 'A'; tar --format=ustar -cf - -C scripts . 2>/dev/null | head -c 65536 || true; } >"$to/tar"
         ;;
+    server_lz4)
+        # As the server makes them: linked blocks, no sums; and with everything else.
+        { printf 'A'; tar --format=ustar -cf - -C src . | head -c 400000 | lz4 -qc -BD -B4 --no-frame-crc; } >"$to/linked" || true
+        { printf 'A'; head -c 100000 Cargo.lock | lz4 -qc -BI -BX -B4; } >"$to/sums" || true
+        ;;
     server_manifest)
         printf '{ "PostgreSQL-Backup-Manifest-Version": 1,\n"Files": [],\n"WAL-Ranges": [\n{ "Timeline": 1, "Start-LSN": "0/2000028", "End-LSN": "0/2000100" }\n],\n"Manifest-Checksum": "%064d"}\n' 0 >"$to/manifest"
         ;;
