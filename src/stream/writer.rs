@@ -14,9 +14,8 @@
 //! 5. Nothing is reported durable unless the writer's epoch is still the highest.
 
 use std::collections::VecDeque;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -30,7 +29,7 @@ use crate::catalog::archive::Archive;
 use crate::catalog::fence::Epoch;
 use crate::catalog::index;
 use crate::catalog::layout::ObjectName;
-use crate::catalog::{Codec, Holder, SegmentInfo};
+use crate::catalog::{Holder, SegmentInfo};
 use crate::engine::{Engine, Scanner};
 use crate::error::{Error, Result};
 use crate::model::mark::Mark;
@@ -41,14 +40,17 @@ use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
 use crate::segment::cutter::Limits;
 use crate::segment::trailer::Trailer;
-use crate::segment::write::{Finished, SegmentWriter};
+use crate::segment::write::SegmentWriter;
 use crate::store::local::make_folder;
+
+mod here;
+mod upload;
+
+pub use here::{Here, Tried};
+use upload::{Made, Upload};
 
 /// Most bytes taken from the queue before they are made durable together.
 const GROUP_BYTES_MAX: u64 = 4 << 20;
-
-/// Most bytes written on the session's thread before they are made durable.
-const HERE_BYTES_MAX: usize = 64 << 10;
 
 /// Segments on their way to the store at once: compressed beside each other, and created
 /// one after the other, so that a crash never leaves a later one without an earlier.
@@ -234,7 +236,7 @@ pub fn run(
         confirmed: None,
     };
     let writer = Arc::new(Mutex::new(writer));
-    let here = Here { writer: Arc::downgrade(&writer), unsynced: 0 };
+    let here = Here::new(&writer);
     let task = tokio::task::spawn_blocking(move || work(&writer, &mut queue));
     (task, here, receiver)
 }
@@ -282,72 +284,6 @@ fn take_groups(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Res
     // The session was dropped (connection lost): what is in the tail stays there;
     // what is only in memory is closed so that it need not be sent again.
     lock().finish(false)
-}
-
-/// Writing on the session's own thread: a few bytes for the tail of an idle writer. At the
-/// live end each group of commits waits for its acknowledgement, and handing it to another
-/// thread and back costs as much as a good disk does.
-pub struct Here {
-    /// Gone when its thread has ended, whose error is then to be told.
-    writer: Weak<Mutex<Writer>>,
-    unsynced: usize,
-}
-
-/// What became of a try to write here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tried {
-    /// Done.
-    Done,
-    /// It is the writer thread's work.
-    NotHere,
-    /// The writer has failed; it keeps the error and ends with it.
-    Failed,
-}
-
-impl Here {
-    /// Whether bytes were taken that [`Here::sync`] has to make durable.
-    #[must_use]
-    pub fn is_unsynced(&self) -> bool {
-        self.unsynced > 0
-    }
-
-    /// Appends to the tail, without making it durable.
-    pub fn write(&mut self, start: Offset, bytes: &[u8], log_end: Offset, time: Timestamp) -> Tried {
-        if self.unsynced + bytes.len() > HERE_BYTES_MAX {
-            return Tried::NotHere;
-        }
-        let Some(writer) = self.writer.upgrade() else { return Tried::NotHere };
-        let Ok(mut writer) = writer.try_lock() else { return Tried::NotHere };
-        if start != writer.offset || !writer.has_room_in_tail(bytes.len() as u64) {
-            return Tried::NotHere;
-        }
-        match writer.data(start, bytes, log_end, time) {
-            Ok(()) => {
-                self.unsynced += bytes.len();
-                Tried::Done
-            }
-            Err(error) => {
-                writer.shared.fail(error);
-                Tried::Failed
-            }
-        }
-    }
-
-    /// Makes durable what was appended, and says so.
-    pub fn sync(&mut self) -> Tried {
-        self.unsynced = 0;
-        let Some(writer) = self.writer.upgrade() else { return Tried::NotHere };
-        let Ok(mut writer) = writer.try_lock() else { return Tried::NotHere };
-        if let Err(error) = writer.flush_tail() {
-            writer.shared.fail(error);
-            return Tried::Failed;
-        }
-        if !writer.setup.epoch.is_surely_last() {
-            return Tried::NotHere;
-        }
-        writer.tell_tail();
-        Tried::Done
-    }
 }
 
 impl Writer {
@@ -669,74 +605,4 @@ impl Writer {
 /// The last part of an object's name.
 fn file_name(object: &str) -> &str {
     object.rsplit('/').next().unwrap_or(object)
-}
-
-/// The bytes of a closed segment.
-enum Made {
-    /// Compressed already.
-    InMemory(Finished),
-    /// Raw in a full tail.
-    InTail { writer: Box<SegmentWriter>, path: PathBuf, bytes: u64, sum: u32 },
-}
-
-/// A closed segment on its way to the store.
-struct Upload {
-    archive: Archive,
-    timeline: TimelineId,
-    epoch: Epoch,
-    codec: Codec,
-    summary: Summary,
-    shared: Arc<Shared>,
-}
-
-impl Upload {
-    /// Creates the segment once the one `before` it is there, reports it durable, and
-    /// only then removes the tail it came from.
-    async fn create(&self, made: Made, before: Option<oneshot::Receiver<()>>) -> Result<()> {
-        let (finished, tail) = match made {
-            Made::InMemory(finished) => (finished, None),
-            Made::InTail { writer, path, bytes, sum } => {
-                let (from, summary) = (path.clone(), self.summary.clone());
-                let compressed =
-                    tokio::task::spawn_blocking(move || compress_file(*writer, &from, bytes, sum, &summary)).await;
-                (compressed.map_err(|e| Error::failure("a sealer stopped").because(e))??, Some(path))
-            }
-        };
-        if let Some(before) = before {
-            before.await.map_err(|_| Error::failure("the segment before was not stored"))?;
-        }
-        let Self { archive, timeline, epoch, codec, summary, shared } = self;
-        let object =
-            ObjectName::Segment { timeline: *timeline, range: summary.range, epoch: epoch.number(), codec: *codec };
-        archive.store.create(&archive.layout.name(&object), finished.body).await?;
-        epoch.check(archive.store.as_ref()).await?;
-        shared.durable(summary.range, summary.boundary, summary.times.map(|t| t.1));
-        if let Some(path) = tail {
-            tokio::fs::remove_file(&path).await.map_err(|e| Error::store_io("remove sealed tail", &path, e))?;
-        }
-        Ok(())
-    }
-}
-
-/// Compresses the log in a tail, whose CRC-32C was `sum` when it was verified: what a disk
-/// gives back otherwise must not get a valid checksum.
-fn compress_file(mut writer: SegmentWriter, path: &Path, bytes: u64, sum: u32, summary: &Summary) -> Result<Finished> {
-    let file = std::fs::File::open(path).map_err(|e| Error::store_io("open", path, e))?;
-    let mut buffer = vec![0u8; 1 << 18];
-    let mut found = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    let mut done = 0;
-    while done < bytes {
-        let want = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(buffer.len());
-        let piece = buffer.get_mut(..want).unwrap_or_default();
-        file.read_exact_at(piece, done).map_err(|e| Error::store_io("read", path, e))?;
-        found.update(piece);
-        writer.write(piece);
-        done += want as u64;
-    }
-    // The algorithm is 32 bits wide.
-    if found.finalize() as u32 != sum {
-        return Err(Error::corruption(format!("{} does not hold what was written into it", path.display()))
-            .hint("the disk gave back other bytes: do not rely on it; see `dmesg`"));
-    }
-    writer.finish(summary)
 }
