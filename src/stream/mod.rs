@@ -94,7 +94,15 @@ pub async fn roll_up(archive: &Archive, engine: &dyn Engine, timeline: TimelineI
     while let Some(range) = index::due(log) {
         let rolled = Index::of(log, timeline, range, epoch);
         let body = Bytes::from(rolled.encode(archive.layout.cluster())?);
-        archive.store.create(&archive.layout.name(&ObjectName::Index { timeline, range, epoch }), vec![body]).await?;
+        let name = archive.layout.name(&ObjectName::Index { timeline, range, epoch });
+        match archive.store.create(&name, vec![body]).await {
+            // One of ours, damaged: an index only makes planning faster.
+            Err(error) if error.kind() == Kind::Fenced => {
+                tracing::error!(%error, "an index is damaged, and streaming goes on; see `pitr verify`");
+                return Ok(());
+            }
+            created => created?,
+        };
         log.indexes.retain(|narrow| !range.covers(*narrow));
         log.indexes.push(range);
     }

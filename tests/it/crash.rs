@@ -166,6 +166,35 @@ fn a_backup_killed_halfway_leaves_no_base() {
     assert_eq!(restored.checksums(), server.checksums());
 }
 
+/// Asked to stop in the middle of its base backup, the archiver ends well and at once;
+/// the next one takes the base.
+#[test]
+fn an_archiver_asked_to_stop_during_its_base_backup_ends_well() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "server");
+    pgbench_tables(&server, 20);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    let archiver = pitr.archive();
+    crate::support::condition("the backup to begin", crate::support::PATIENCE, || {
+        (server.sql("select count(*) from pg_stat_progress_basebackup where phase like 'streaming%'") == "1")
+            .then_some(())
+    });
+    archiver.stop();
+    let manifests = || {
+        let bases = std::fs::read_dir(pitr.cluster_dir().join("base"));
+        bases.map_or(0, |bases| bases.filter(|e| e.as_ref().unwrap().path().join("manifest.json").exists()).count())
+    };
+    assert_eq!(manifests(), 0, "half a base backup must not look like one");
+    pitr.ok(["verify", "--read-data"]);
+    pitr.catch_up();
+    assert_eq!(manifests(), 1);
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(restored.checksums(), server.checksums());
+}
+
 /// A restore cut off leaves nothing under the target's name that a server would open.
 #[test]
 fn a_restore_killed_halfway_never_looks_finished() {

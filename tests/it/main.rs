@@ -23,6 +23,7 @@ mod harness;
 mod holes;
 mod object_store;
 mod restore_to_time;
+mod small_disk;
 mod stream;
 mod versions;
 mod wal_commands;
