@@ -1,13 +1,16 @@
-//! Takes a base backup of a live server into an archive.
+//! Takes a base backup of a live server into an archive, by itself or beside the stream.
 
 use std::sync::Arc;
 
 use super::backup::Backup;
+use super::session::Goal;
+use super::{BACKOFF, Run};
 use crate::base::load::Base;
 use crate::catalog::BaseInfo;
 use crate::catalog::archive::{Archive, bases};
 use crate::engine::{BaseOptions, Engine, SourceOptions};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::model::offset::Offset;
 use crate::model::time::Clock;
 
 /// What a base backup needs.
@@ -59,6 +62,75 @@ impl Task<'_> {
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Takes a base backup beside the stream, and another when a gap has come behind it.
+    pub(super) fn begin_base(&mut self) {
+        let archive = self.archive.clone();
+        let engine = Arc::clone(&self.archiver.engine);
+        let clock = Arc::clone(&self.archiver.clock);
+        let url = self.archiver.url.clone();
+        let options = SourceOptions { slot: None, ..self.archiver.options.clone() };
+        let (goal, caught_up) = (self.goal.clone(), self.archiver.settings.exit_when_caught_up);
+        let log_end = self.log_end;
+        self.base_wanted = false;
+        self.base = Some(tokio::spawn(async move {
+            let task = Task {
+                archive: &archive,
+                engine: engine.as_ref(),
+                url: &url,
+                options: &options,
+                clock: clock.as_ref(),
+                progress: &|_, _| {},
+            };
+            let mut wait = BACKOFF.0;
+            let base = loop {
+                let taken = task.run(&BaseOptions { label: "pitr".into(), fast_checkpoint: true }).await;
+                let lacking = match &taken {
+                    Ok(_) => archive.catalog_to_stream(engine.as_ref()).await.map(|catalog| catalog.lacks_base()),
+                    Err(_) => Ok(true),
+                };
+                match taken.and_then(|base| Ok((base, lacking?))) {
+                    Ok((base, false)) => break base,
+                    Ok((base, true)) => {
+                        tracing::warn!(base = base.id, "a gap came behind this base backup; taking another")
+                    }
+                    Err(error) if caught_up || error.kind() == Kind::Fenced => {
+                        goal.send_replace(Goal::Offset(Offset::ZERO));
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        tracing::error!(error = %error, hint = error.advice(), "the base backup failed; trying again");
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(BACKOFF.1);
+                    }
+                }
+            };
+            tracing::info!(base = base.id, bytes = base.bytes, stored = base.stored_bytes, "base backup is stored");
+            goal.send_if_modified(|goal| {
+                let waiting = *goal == Goal::Wait;
+                if waiting {
+                    *goal = Goal::Offset(base.end.max(log_end));
+                }
+                waiting
+            });
+            Ok(())
+        }));
+    }
+
+    /// Waits for a base backup that the caller asked to see finished.
+    pub(super) async fn finish_base(&mut self) -> Result<()> {
+        if !self.archiver.settings.exit_when_caught_up {
+            return Ok(());
+        }
+        match self.base.take() {
+            Some(base) if !*self.until.stop.borrow() => {
+                base.await.map_err(|e| Error::failure("the base backup stopped").because(e))?
+            }
+            _ => Ok(()),
         }
     }
 }

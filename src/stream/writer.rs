@@ -6,7 +6,8 @@
 //! 1. A byte is fed to the scanner before it is written anywhere; a record that fails its
 //!    checksum is never written and never acknowledged.
 //! 2. Catching up, a whole segment is compressed in memory and created; its bytes count
-//!    as durable when `create` returns. A crash before that leaves nothing.
+//!    as durable when `create` returns. A crash before that leaves nothing, and no
+//!    segment is created before the one in front of it.
 //! 3. At the live end, bytes go to the tail; they are durable when the tail is synced. A
 //!    crash leaves the tail, which the next writer continues.
 //! 4. A full tail is sealed: its segment is created first, the tail removed after. A
@@ -585,7 +586,8 @@ impl Writer {
         if self.setup.unindexed >= index::NARROW {
             self.wait_for_uploads(0)?;
             let engine = self.setup.engine.as_ref();
-            let written = super::roll_up(&self.setup.archive, engine, self.setup.timeline, self.setup.epoch.number());
+            let written =
+                super::roll_up::roll_up(&self.setup.archive, engine, self.setup.timeline, self.setup.epoch.number());
             self.runtime.block_on(written)?;
             self.setup.unindexed = 0;
         }

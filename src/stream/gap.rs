@@ -1,0 +1,65 @@
+//! Log that is lost: recorded, so that nobody takes the archive for whole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Run, resume};
+use crate::catalog::layout::ObjectName;
+use crate::catalog::{Catalog, Gap};
+use crate::error::{Error, Result};
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::timeline::TimelineId;
+
+impl Run<'_> {
+    /// The server's log begins at `there` only: what the archive lacks before that is
+    /// lost. `asked` is where streaming was to begin, if the archive holds no log yet.
+    pub(super) async fn record_gap(
+        &mut self,
+        timeline: TimelineId,
+        asked: Offset,
+        there: Offset,
+        cause: &Error,
+    ) -> Result<()> {
+        let engine = Arc::clone(&self.archiver.engine);
+        let catalog = self.catalog().await?;
+        let log = catalog.timelines.get(&timeline);
+        let (mut start, mut next) = (asked, None);
+        if let Some((log, (count, end))) = log.and_then(|log| Some((log, log.unbroken()?))) {
+            // The session may have stored some, and there may be log behind the hole.
+            start = end.max(asked);
+            next = log.segments.get(count).map(|segment| segment.range.start);
+            self.close_tail(&catalog, timeline).await?;
+        }
+        let range = OffsetRange::new(start, next.map_or(there, |next| next.min(there)));
+        if range.start >= range.end {
+            return Ok(());
+        }
+        tracing::error!(
+            timeline = timeline.0,
+            from = %engine.position(range.start),
+            to = %engine.position(range.end),
+            cause = %cause,
+            "the server no longer has log that the archive lacks: a gap is recorded and a new base backup begins"
+        );
+        let confirmed = log.and_then(|log| log.confirmed);
+        let gap = Gap { range, cause: cause.to_string(), found: self.archiver.clock.now(), confirmed };
+        let object = ObjectName::Gap { timeline, range, epoch: self.epoch.number() };
+        let body = serde_json::to_vec_pretty(&gap).map_err(|e| Error::failure("cannot write a gap").because(e))?;
+        self.archive.store.create(&self.archive.layout.name(&object), vec![Bytes::from(body)]).await?;
+        self.want_base(&self.catalog().await?);
+        Ok(())
+    }
+
+    /// Seals the tail at the end of the log: log is to come behind a gap.
+    async fn close_tail(&self, catalog: &Catalog, timeline: TimelineId) -> Result<()> {
+        let (engine, compression) = (self.archiver.engine.as_ref(), self.archiver.settings.compression);
+        let ready = resume::at_end(&self.archive, engine, catalog, timeline, &self.epoch, compression).await?;
+        if let Some(tail) = ready.carried {
+            let epoch = self.epoch.number();
+            self.archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
+            self.archive.store.delete(&tail.object).await?;
+        }
+        Ok(())
+    }
+}

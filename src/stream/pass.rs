@@ -1,0 +1,153 @@
+//! One pass over a connection: who the server is, where the log goes on, one session.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::resume::{self, Ready};
+use super::session::{self, End};
+use super::whence::{Whence, whence};
+use super::{Run, writer};
+use crate::catalog::{Catalog, TimelineLog};
+use crate::engine::{Detail, ScanStart, Source};
+use crate::error::{Error, Kind, Result};
+use crate::model::cluster::ServerState;
+use crate::model::offset::Offset;
+use crate::model::position::Resume;
+use crate::model::timeline::TimelineId;
+use crate::segment::cutter::Limits;
+
+/// What one pass over a connection came to.
+pub(super) enum Pass {
+    Done,
+    Again,
+}
+
+/// How many closed segments of a log no index holds yet.
+fn unindexed(log: &TimelineLog) -> usize {
+    let indexed = log.indexes.last().map_or(Offset::ZERO, |range| range.end);
+    log.segments.len() - log.segments.partition_point(|segment| segment.range.start < indexed)
+}
+
+impl Run<'_> {
+    /// Streams one timeline over one connection.
+    pub(super) async fn pass(&mut self, connected: Option<(Box<dyn Source>, ServerState)>) -> Result<Pass> {
+        let engine = Arc::clone(&self.archiver.engine);
+        let (mut source, server) = match connected {
+            Some(connected) => connected,
+            None => {
+                let mut source = engine.connect(&self.archiver.url, &self.archiver.options).await?;
+                let server = source.identify().await?;
+                (source, server)
+            }
+        };
+        self.archive.check_identity(&server.identity)?;
+        let slot_start = source.prepare_slot().await?;
+        let history = source.history(server.timeline).await?;
+        if let Some(history) = &history {
+            self.archive.keep_history(history).await?;
+            for ancestor in &history.ancestors {
+                // A server made from a copy may lack those; the newest one names them all.
+                match source.history(ancestor.timeline).await {
+                    Ok(Some(history)) => self.archive.keep_history(&history).await?,
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(%error, "the server has no older history"),
+                }
+            }
+        }
+        let catalog = self.catalog().await?;
+        let (timeline, ready) = match whence(&catalog, &server, history.as_ref())? {
+            Whence::Empty => {
+                let at = slot_start.clone().unwrap_or_else(|| self.present(&server));
+                (at.timeline, self.fresh(at.timeline, at.offset))
+            }
+            Whence::Start(timeline, offset) => (timeline, self.fresh(timeline, offset)),
+            Whence::EndOf(timeline) => {
+                let compression = self.archiver.settings.compression;
+                let ready =
+                    resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression)
+                        .await?;
+                (timeline, ready)
+            }
+        };
+        let start = ready.start;
+        source.stream(&self.resume(timeline, start)).await?;
+        tracing::info!(timeline = timeline.0, from = %engine.position(start), "streaming");
+        if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.begin_base();
+        }
+        let log_end = if timeline == server.timeline { server.log_end } else { start };
+        let confirms = !server.standby && timeline == server.timeline;
+        let setup = self.setup(&catalog, timeline, ready, log_end, confirms);
+        let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
+            // The server tells only once the stream has begun that it lacks the log.
+            Err(error) if error.kind() == Kind::Absent => {
+                let at = slot_start.unwrap_or_else(|| self.present(&server)).offset;
+                if at <= start {
+                    return Err(error.with_kind(Kind::DatabaseUnreachable));
+                }
+                self.record_gap(timeline, start, at, &error).await?;
+                return Ok(Pass::Again);
+            }
+            other => other?,
+        };
+        match end {
+            End::Stopped => {
+                source.stop().await?;
+                Ok(Pass::Done)
+            }
+            End::TimelineEnd { next, at } => {
+                tracing::info!(from = timeline.0, to = next.0, at = %engine.position(at), "following to the next timeline");
+                Ok(Pass::Again)
+            }
+            End::ServerEnded => Err(Error::new(Kind::DatabaseUnreachable, "the server ended the stream")),
+        }
+    }
+
+    fn resume(&self, timeline: TimelineId, offset: Offset) -> Resume {
+        Resume { timeline, offset, position: self.archiver.engine.position(offset) }
+    }
+
+    /// Where the server stands now, at the start of its log file.
+    fn present(&self, server: &ServerState) -> Resume {
+        self.resume(server.timeline, server.log_end.floor_to(self.archive.identity.log_file_bytes))
+    }
+
+    fn fresh(&self, timeline: TimelineId, start: Offset) -> Ready {
+        let scanner =
+            self.archiver.engine.scanner(&self.archive.identity, timeline, ScanStart::LogFile(start), Detail::Marks);
+        Ready { scanner, start, carried: None, file_segments: Vec::new() }
+    }
+
+    fn setup(
+        &self,
+        catalog: &Catalog,
+        timeline: TimelineId,
+        ready: Ready,
+        log_end: Offset,
+        confirms: bool,
+    ) -> writer::Setup {
+        let settings = &self.archiver.settings;
+        let tail_folder = self.archive.store.local_root().map(|root| root.join(self.archive.layout.timeline(timeline)));
+        let flush_interval_micros =
+            tail_folder.is_none().then(|| i64::try_from(settings.flush_interval.as_micros()).unwrap_or(i64::MAX));
+        let log_file_bytes = self.archive.identity.log_file_bytes;
+        writer::Setup {
+            archive: self.archive.clone(),
+            engine: Arc::clone(&self.archiver.engine),
+            epoch: self.epoch.clone(),
+            timeline,
+            limits: Limits { log_file_bytes, segment_bytes: settings.segment_bytes, flush_interval_micros },
+            compression: settings.compression,
+            scanner: ready.scanner,
+            start: ready.start,
+            log_end,
+            confirms,
+            carried: ready.carried,
+            file_segments: ready.file_segments,
+            unindexed: catalog.timelines.get(&timeline).map_or(0, unindexed),
+            tail_folder,
+            clock: Arc::clone(&self.archiver.clock),
+        }
+    }
+}
