@@ -351,7 +351,7 @@ pub struct RecoveryJob {
     pub scratch: PathBuf,
     /// Which system this is.
     pub identity: Identity,
-    /// The timeline to end on.
+    /// The timeline that holds the last byte before `cut`, on which replay ends.
     pub timeline: TimelineId,
     /// Histories of every timeline the archive knows.
     pub histories: Vec<History>,

@@ -51,9 +51,10 @@ use path::Link;
 pub struct Plan {
     /// The base backup to lay out.
     pub base: BaseInfo,
-    /// The timeline to end on.
+    /// The timeline that holds the last byte before the cut, on which replay ends: an
+    /// ancestor of the path's leaf when the cut lies before the switch.
     pub timeline: TimelineId,
-    /// The timelines that lead there.
+    /// The timelines that lead to the target.
     pub path: Path,
     /// The log to replay, in order and without a break from `base.start`. It reaches
     /// at least to the cut and, if `more_follows`, to the end of the first whole
@@ -431,7 +432,7 @@ impl<'a> Planner<'a> {
         }
         Plan {
             base: reach.base.clone(),
-            timeline: self.path.leaf(),
+            timeline: self.path.leg_before(sides.cut).map_or(self.path.leaf(), |leg| leg.timeline),
             path: self.path.clone(),
             log,
             cut: sides.cut,

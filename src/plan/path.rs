@@ -108,6 +108,11 @@ impl Path {
         self.legs.iter().find(|leg| leg.range.contains(offset)).copied()
     }
 
+    /// The leg that holds the last byte before this offset.
+    pub(super) fn leg_before(&self, offset: Offset) -> Option<Leg> {
+        self.legs.iter().find(|leg| leg.range.start < offset && offset <= leg.range.end).copied()
+    }
+
     /// The links that hold at least one byte of `within`, in order.
     pub(super) fn links<'a>(
         &'a self,

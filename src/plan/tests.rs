@@ -139,6 +139,8 @@ impl World {
     fn check(&self, plan: &Plan) {
         self.check_chain(&plan.log, plan.base.start, plan.cut);
         assert!(plan.cut >= plan.base.end);
+        let last_byte = Offset(plan.cut.0 - 1);
+        assert!(plan.path.legs().iter().any(|leg| leg.timeline == plan.timeline && leg.range.contains(last_byte)));
         assert_eq!(plan.log_bytes, plan.cut.since(plan.base.start));
     }
 }

@@ -20,7 +20,6 @@ pub struct PlannedLog {
     waiting: VecDeque<PlannedSegment>,
     running: VecDeque<(PlannedSegment, JoinHandle<Result<Bytes>>)>,
     ahead: usize,
-    timeline: TimelineId,
     cut: Offset,
 }
 
@@ -30,16 +29,17 @@ impl PlannedLog {
     #[must_use]
     pub fn new(archive: Archive, catalog: &Catalog, plan: &Plan, ahead: usize) -> Self {
         let waiting = whole_files(&archive, catalog, plan).into();
-        Self { archive, waiting, running: VecDeque::new(), ahead: ahead.max(1), timeline: plan.timeline, cut: plan.cut }
+        Self { archive, waiting, running: VecDeque::new(), ahead: ahead.max(1), cut: plan.cut }
     }
 }
 
-/// The plan's segments, and those before them that the same log files need: a server
-/// reads a log file from its start.
+/// The plan's segments that begin before the cut, and those before them that the same log
+/// files need: a server reads a log file from its start. What the plan names behind the
+/// cut may be of another timeline, whose files hold other bytes than the cut's own.
 fn whole_files(archive: &Archive, catalog: &Catalog, plan: &Plan) -> Vec<PlannedSegment> {
     let mut whole: Vec<PlannedSegment> = Vec::with_capacity(plan.log.len());
     let mut before: Option<TimelineId> = None;
-    for planned in &plan.log {
+    for planned in plan.log.iter().filter(|planned| planned.range.start < plan.cut) {
         if before != Some(planned.timeline) {
             before = Some(planned.timeline);
             let file = planned.info.range.start.floor_to(archive.identity.log_file_bytes);
@@ -69,8 +69,7 @@ impl LogReader for PlannedLog {
         let Some((planned, task)) = self.running.pop_front() else { return Ok(None) };
         let bytes = task.await.map_err(|e| Error::failure("a segment reader stopped").because(e))??;
         let start = planned.info.range.start;
-        let keep = if planned.timeline == self.timeline { self.cut.since(start) } else { u64::MAX };
-        let keep = usize::try_from(keep).unwrap_or(usize::MAX).min(bytes.len());
+        let keep = usize::try_from(self.cut.since(start)).unwrap_or(usize::MAX).min(bytes.len());
         Ok(Some(LogPiece { timeline: planned.timeline, start, bytes: bytes.slice(..keep) }))
     }
 }

@@ -135,6 +135,36 @@ fn a_moment_before_the_promotion_restores_from_the_new_history() {
     assert_eq!(marker_xids(&restored), before);
 }
 
+/// The first transaction out is still the old primary's, so that replay has to stop before
+/// the switch: in an earlier WAL file, and in the one in which the timeline was left.
+#[test]
+fn moments_well_before_the_promotion_restore_from_the_new_history() {
+    let scratch = Scratch::new();
+    let Failover { mut primary, standby, pitr, before } = failover(&scratch);
+    let early = mark(&primary);
+    let mut rows = vec![early, mark(&primary)];
+    primary.switch_wal();
+    let late = mark(&primary);
+    rows.extend([late, mark(&primary)]);
+    wait_for_standby(&primary, &standby);
+    let times = marker_commit_times(&primary);
+    pitr.catch_up();
+    primary.stop_immediate();
+    standby.promote();
+    mark(&standby);
+    pitr.catch_up();
+    for (name, row) in [("early", early), ("late", late)] {
+        let to = scratch.join(name);
+        pitr.restore(&standby, &to, &["--target-time", &times[&row]]);
+        assert_ready_data_dir(&to);
+        let restored = open_restored(&scratch, name, &standby, &to);
+        let until = rows.iter().take_while(|other| **other <= row).copied();
+        assert_eq!(marker_xids(&restored), before.iter().copied().chain(until).collect());
+        // Its number is none that the archive knows.
+        assert_eq!(restored.timeline(), 3);
+    }
+}
+
 /// Three promotions in a row, of servers whose WAL files have `mib` MiB.
 fn timelines_follow_one_another(mib: u32) {
     let scratch = Scratch::new();

@@ -162,7 +162,7 @@ fn after_a_failover_the_old_primarys_surplus_is_not_on_the_path() {
     world.timeline(2, &[(1, 84)], [shared, promoted.to_vec()].concat(), &[110], &[]);
     world.base(1, 64, 74, 10);
     let plan = world.plan(&at(35), None).unwrap();
-    assert_eq!((plan.timeline, plan.cut, id(plan.last_in.as_ref())), (TimelineId(2), Offset(84), Some(2)));
+    assert_eq!((plan.timeline, plan.cut, id(plan.last_in.as_ref())), (TimelineId(1), Offset(84), Some(2)));
     let parts: Vec<_> = plan.log.iter().map(|s| (s.timeline.0, s.range.start.0, s.range.end.0)).collect();
     assert_eq!(parts, [(1, 64, 84), (2, 84, 110)]);
     // The surplus is reached by asking for its timeline.
@@ -172,6 +172,27 @@ fn after_a_failover_the_old_primarys_surplus_is_not_on_the_path() {
     assert!(hint.contains("timeline 00000002 holds that time: use `--target-timeline 00000002`"), "{hint}");
     let (why, message, _) = refusal(&world, &Target { timeline: Some(TimelineId(9)), ..at(30) });
     assert_eq!((why, message.as_str()), (Why::Unknown, "timeline 00000009 is not in the archive"));
+}
+
+/// The new timeline has no byte before the switch: who replays up to a cut that lies
+/// before it replays the old one.
+#[test]
+fn replay_ends_on_the_timeline_that_holds_the_cut() {
+    let mut world = World::new();
+    let shared: Vec<Mark> = (0..6).map(|n| transaction(64 + 10 * n, 74 + 10 * n, n + 1, 10 * (n as i64 + 1))).collect();
+    let promoted = [transaction(124, 140, 8, 80), transaction(140, 150, 9, 90)];
+    world.timeline(1, &[], shared.clone(), &[84, 104, 124], &[]);
+    world.timeline(2, &[(1, 124)], [shared, promoted.to_vec()].concat(), &[140, 150], &[]);
+    world.base(1, 64, 74, 10);
+    let on = |time| {
+        let plan = world.plan(&at(time), None).unwrap();
+        (plan.timeline.0, plan.cut.0, id(plan.first_out.as_ref()))
+    };
+    assert_eq!(on(25), (1, 84, Some(3)), "in a segment before the switch's");
+    assert_eq!(on(55), (1, 114, Some(6)), "in the switch's own segment");
+    assert_eq!(on(75), (1, 124, Some(8)), "at the switch");
+    assert_eq!(on(85), (2, 140, Some(9)), "behind it");
+    assert_eq!(world.plan(&target(Point::Latest), None).unwrap().timeline, TimelineId(2));
 }
 
 #[test]

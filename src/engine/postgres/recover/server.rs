@@ -151,8 +151,10 @@ impl PrivateServer {
         Ok(Self { child, socket, dir: job.dir.clone(), log })
     }
 
-    /// Waits until the server has replayed all it was given and accepts connections,
-    /// while `feed` gives it the log.
+    /// Waits until the server is through with recovery and accepts connections, while
+    /// `feed` gives it the log. A server that is ready asks for no more log: it may have
+    /// ended early, with `feed` waiting in vain to be taken from, and whether it ended at
+    /// the cut is for the caller to see.
     ///
     /// # Errors
     /// From `feed`, or with the server's own words when it gave up.
@@ -171,7 +173,7 @@ impl PrivateServer {
                     return Err(self.gave_up(&format!("ended with {status}")));
                 }
                 _ = look.tick() => {
-                    if fed && state(&self.dir).as_deref() == Some("ready") {
+                    if self.child.id().is_some_and(|pid| is_ready(&self.dir, pid)) {
                         return Ok(self);
                     }
                 }
@@ -264,10 +266,12 @@ fn clear_environment(command: &mut Command) {
     }
 }
 
-/// The state the server has written into `postmaster.pid`.
-fn state(dir: &Path) -> Option<String> {
-    let text = fs::read_to_string(dir.join("postmaster.pid")).ok()?;
-    text.lines().nth(STATUS_LINE - 1).map(|line| line.trim().to_owned())
+/// Whether the server `pid`, and no other, says in `postmaster.pid` that it accepts
+/// connections.
+fn is_ready(dir: &Path, pid: u32) -> bool {
+    let text = fs::read_to_string(dir.join("postmaster.pid")).unwrap_or_default();
+    let line = |number: usize| text.lines().nth(number - 1).map(str::trim);
+    line(1) == Some(pid.to_string().as_str()) && line(STATUS_LINE) == Some("ready")
 }
 
 /// Starts the recovered directory for somebody to look at, reachable through a private

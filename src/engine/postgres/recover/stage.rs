@@ -178,8 +178,21 @@ impl Stage {
         let result = feeder.feed(log.as_mut()).await;
         if result.is_err() {
             self.write("failed", b"")?;
+            return result;
         }
-        result
+        self.unmark()
+    }
+
+    /// Takes away the marks of files that have not come and will not: all the log is fed,
+    /// so whoever waits for one would wait for ever. Where replay ended is judged later.
+    fn unmark(&self) -> Result<()> {
+        let dir = self.dir.join("planned");
+        for entry in fs::read_dir(&dir).map_err(|e| Error::io("read", &dir, e))? {
+            let path = entry.map_err(|e| Error::io("read", &dir, e))?.path();
+            tracing::debug!("{} was planned, but the log ended before it", path.display());
+            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        Ok(())
     }
 }
 
