@@ -55,11 +55,11 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
                 let name = names.name(timeline, start);
                 match files.holding(range) {
                     Holding::Whole(parts) => {
-                        files.write(range, &parts, &args.dir.join(&name)).await?;
+                        files.write(range, range.end, &parts, &args.dir.join(&name)).await?;
                         done.files += 1;
                     }
                     Holding::Beginning(parts) => {
-                        files.write(range, &parts, &args.dir.join(format!("{name}.partial"))).await?;
+                        files.write(range, range.end, &parts, &args.dir.join(format!("{name}.partial"))).await?;
                         done.partial_files += 1;
                     }
                     Holding::Nothing | Holding::Hole(_) => {

@@ -11,6 +11,7 @@ use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::mark::Transaction;
+use crate::model::position::Position;
 use crate::model::target::{Point, Target};
 use crate::model::time::{Clock, SystemClock, Timestamp};
 use crate::model::timeline::TimelineId;
@@ -157,6 +158,11 @@ impl Planned {
         self.opened.engine.as_ref()
     }
 
+    /// Where replay stops, in the engine's words.
+    pub(super) fn cut(&self) -> Position {
+        self.engine().position(self.plan.cut)
+    }
+
     fn transaction(&self, transaction: Option<&Transaction>) -> Option<TransactionDocument> {
         transaction.map(|t| TransactionDocument {
             id: t.id.to_string(),
@@ -183,7 +189,7 @@ impl Planned {
             },
             timeline: plan.timeline.0,
             start: self.engine().position(plan.base.start).to_string(),
-            cut: self.engine().position(plan.cut).to_string(),
+            cut: self.cut().to_string(),
             segments: plan.log.len(),
             log_bytes: plan.log_bytes,
             last_transaction_in: self.transaction(plan.last_in.as_ref()),
@@ -209,7 +215,7 @@ impl Planned {
         text.push_str(&format!(
             "log                  {} to {} on timeline {} ({} in {} segments)\n",
             self.engine().position(plan.base.start),
-            self.engine().position(plan.cut),
+            self.cut(),
             plan.timeline.0,
             size(plan.log_bytes),
             plan.log.len()

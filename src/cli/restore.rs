@@ -11,6 +11,7 @@ use super::plan::{Document as PlanDocument, Planned, TargetArgs};
 use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
+use crate::model::position::Position;
 use crate::restore::{Observer, Outcome, Request, restore};
 
 /// Options of `pitr restore`.
@@ -98,7 +99,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         start: args.start,
         bin_dir: args.bin_dir.clone(),
         os_user: args.os_user.clone(),
-        fetch_command: fetch_command(settings)?,
+        fetch_command: fetch_command(settings, &planned.cut())?,
         to,
     };
     let bars = Arc::new(Bars {
@@ -153,8 +154,9 @@ fn report(planned: &Planned, request: &Request, outcome: &Outcome) -> String {
     text
 }
 
-/// The `restore_command` by which a server elsewhere gets its log from this archive.
-fn fetch_command(settings: &Settings) -> Result<String> {
+/// The `restore_command` by which a server elsewhere gets its log from this archive, up to
+/// the cut whatever is archived later.
+fn fetch_command(settings: &Settings, cut: &Position) -> Result<String> {
     let program = std::env::current_exe().map_err(|e| Error::failure("cannot find my own program").because(e))?;
     let store = settings.store_url().unwrap_or_default();
     let store = if store.contains("://") {
@@ -163,10 +165,11 @@ fn fetch_command(settings: &Settings) -> Result<String> {
         std::path::absolute(store).map_err(|e| Error::io("find", Path::new(store), e))?.display().to_string()
     };
     Ok(format!(
-        "{} --store {} --cluster {} wal-fetch %f \"%p\"",
+        "{} --store {} --cluster {} wal-fetch --until {} %f \"%p\"",
         quoted(&program.display().to_string()),
         quoted(&store),
-        settings.cluster
+        settings.cluster,
+        quoted(&cut.0)
     ))
 }
 

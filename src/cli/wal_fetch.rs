@@ -3,6 +3,10 @@
 //! Exit 0: delivered and verified. Exit 1: proven absent. 126: anything else, since
 //! PostgreSQL takes 1 to 125 for the end of the log and would open the database there.
 //!
+//! With `--until` the log ends there, whatever the archive holds: a server that asks for
+//! all there is recovers to exactly that place. The archive must hold the log up to there,
+//! too, since the server would take an earlier end for the target.
+//!
 //! A server asks for one file at a time and waits for it. So each call also starts a child
 //! that puts the next files beside the asked one, in a hidden directory, ready to be
 //! renamed into place; the end of the log, or of the recovery, removes that directory.
@@ -13,6 +17,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use super::Opened;
 use super::settings::Settings;
+use crate::catalog::SegmentInfo;
 use crate::engine::LogFile;
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
@@ -25,6 +30,9 @@ const AHEAD: u64 = 8;
 /// Where prepared files wait, beside the asked one.
 const READY: &str = ".pitr-ready";
 
+/// Where the log ends for who does not say `--until`.
+const NO_END: Offset = Offset(u64::MAX);
+
 /// Options of `pitr wal-fetch`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -32,6 +40,9 @@ pub(super) struct Args {
     name: String,
     /// Where to put it: %p
     path: PathBuf,
+    /// Give the log up to this LSN and nothing behind it, whatever is archived
+    #[arg(long, value_name = "LSN")]
+    until: Option<String>,
     /// Prepare the files from NAME on in the directory PATH, and deliver none
     #[arg(long, hide = true)]
     ahead: bool,
@@ -41,12 +52,17 @@ pub(super) struct Args {
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let files = opened.engine.log_files(&opened.archive.identity);
+    let until = args.until.as_deref().map(|text| opened.engine.parse_position(text)).transpose()?;
+    let until = until.unwrap_or(NO_END);
     match files.parse(&args.name) {
-        Some(LogFile::Log { timeline, range }) if args.ahead => prepare(&opened, timeline, range, &args.path).await?,
+        Some(LogFile::Log { timeline, range }) if args.ahead => {
+            prepare(&opened, timeline, range, until, &args.path).await?;
+        }
         Some(LogFile::Log { timeline, range }) => {
-            deliver(&opened, &args.name, timeline, range, &args.path).await?;
-            let next = OffsetRange::new(range.end, Offset(range.end.0 + range.len()));
-            start_ahead(settings, &files.name(timeline, next.start), &ready_directory(&args.path))?;
+            deliver(&opened, &args.name, timeline, range, until, &args.path).await?;
+            if range.end < until {
+                start_ahead(settings, args, &files.name(timeline, range.end))?;
+            }
         }
         Some(LogFile::History(timeline)) => {
             let Some(found) = history(&opened.archive, timeline).await? else {
@@ -68,21 +84,49 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn deliver(opened: &Opened, name: &str, timeline: TimelineId, range: OffsetRange, path: &Path) -> Result<()> {
-    let ready = ready_directory(path).join(name);
+async fn deliver(
+    opened: &Opened,
+    name: &str,
+    timeline: TimelineId,
+    range: OffsetRange,
+    until: Offset,
+    path: &Path,
+) -> Result<()> {
+    let ready = ready_directory(path);
     // Prepared by an earlier call: verified and synced before it got this name.
-    if fs::rename(&ready, path).is_ok() {
+    if range.end <= until && fs::rename(ready.join(name), path).is_ok() {
         return Ok(());
     }
+    let wanted = OffsetRange::new(range.start, range.end.min(until));
+    if wanted.is_empty() {
+        let _ = fs::remove_dir_all(ready);
+        return Err(Error::new(Kind::Absent, format!("log file {name} begins at or behind the end asked for")));
+    }
     let files = TimelineFiles::list(&opened.archive, timeline).await?;
-    match files.holding(range) {
-        Holding::Whole(parts) | Holding::Beginning(parts) => files.write(range, &parts, path).await,
-        Holding::Nothing => {
-            let _ = fs::remove_dir_all(ready_directory(path));
+    match files.holding(wanted) {
+        Holding::Whole(parts) => files.write(range, until, &parts, path).await,
+        Holding::Beginning(parts) if until == NO_END || reaches(&parts, wanted.end) => {
+            files.write(range, until, &parts, path).await
+        }
+        Holding::Nothing if until == NO_END => {
+            let _ = fs::remove_dir_all(ready);
             Err(absent(name))
         }
+        Holding::Beginning(_) | Holding::Nothing => Err(ends_early(opened, name, until)),
         Holding::Hole(at) => Err(hole(opened, name, at)),
     }
+}
+
+fn reaches(parts: &[SegmentInfo], end: Offset) -> bool {
+    parts.last().is_some_and(|last| last.range.end >= end)
+}
+
+fn ends_early(opened: &Opened, name: &str, until: Offset) -> Error {
+    Error::new(
+        Kind::NotRecoverable,
+        format!("the archive's log ends in or before log file {name}, and not at {}", opened.engine.position(until)),
+    )
+    .hint("it held that log when the restore was planned: was some of it removed? `pitr list` shows what is left")
 }
 
 fn hole(opened: &Opened, name: &str, at: Offset) -> Error {
@@ -97,18 +141,23 @@ fn ready_directory(path: &Path) -> PathBuf {
     path.parent().unwrap_or(Path::new(".")).join(READY)
 }
 
-/// Starts the child that prepares what will be asked next.
-fn start_ahead(settings: &Settings, name: &str, ready: &Path) -> Result<()> {
+/// Starts the child that prepares what will be asked next, from `name` on.
+fn start_ahead(settings: &Settings, args: &Args, name: &str) -> Result<()> {
+    let ready = ready_directory(&args.path);
     if ready.join(name).exists() {
         return Ok(());
     }
-    fs::create_dir_all(ready).map_err(|e| Error::io("create", ready, e))?;
+    fs::create_dir_all(&ready).map_err(|e| Error::io("create", &ready, e))?;
     let program = std::env::current_exe().map_err(|e| Error::failure("cannot find my own program").because(e))?;
     let mut command = Command::new(program);
     if let Some(store) = settings.store_url() {
         command.args(["--store", store]);
     }
-    command.args(["--cluster", settings.cluster.as_str(), "wal-fetch", "--ahead", name]).arg(ready);
+    command.args(["--cluster", settings.cluster.as_str(), "wal-fetch", "--ahead"]);
+    if let Some(until) = &args.until {
+        command.args(["--until", until]);
+    }
+    command.arg(name).arg(ready);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // Being ahead is a favour; the next call fetches by itself if this does not start.
     if let Err(error) = command.spawn() {
@@ -117,19 +166,23 @@ fn start_ahead(settings: &Settings, name: &str, ready: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Prepares whole files only: a file that is still growing must be read when asked for.
-async fn prepare(opened: &Opened, timeline: TimelineId, first: OffsetRange, ready: &Path) -> Result<()> {
+/// Prepares whole files only: a file that is still growing must be read when asked for,
+/// and so must the one that holds `until`, which others may ask for without that end.
+async fn prepare(opened: &Opened, timeline: TimelineId, first: OffsetRange, until: Offset, ready: &Path) -> Result<()> {
     let names = opened.engine.log_files(&opened.archive.identity);
     let files = TimelineFiles::list(&opened.archive, timeline).await?;
     for i in 0..AHEAD {
         let start = Offset(first.start.0 + i * first.len());
         let range = OffsetRange::new(start, Offset(start.0 + first.len()));
+        if range.end > until {
+            break;
+        }
         let path = ready.join(names.name(timeline, start));
         if path.exists() {
             continue;
         }
         let Holding::Whole(parts) = files.holding(range) else { break };
-        files.write(range, &parts, &path).await?;
+        files.write(range, range.end, &parts, &path).await?;
     }
     Ok(())
 }

@@ -361,8 +361,6 @@ pub struct RecoveryJob {
     pub start: Offset,
     /// Replay up to here and no further.
     pub cut: Offset,
-    /// Whether the archive holds whole records past the cut.
-    pub more_follows: bool,
     /// Where the server's programs are; `None` looks in the usual places.
     pub bin_dir: Option<PathBuf>,
     /// User to run servers as when started by root.
@@ -387,7 +385,8 @@ pub trait Recovery: Send + Sync {
     async fn run(&self, job: &RecoveryJob, log: Box<dyn LogReader>, progress: ReplayProgress<'_>) -> Result<()>;
 
     /// Writes recovery settings for a server elsewhere (`--no-recover`).
-    /// `fetch_command` is the `restore_command` to put in.
+    /// `fetch_command` is the `restore_command` to put in: what it delivers ends at the
+    /// cut, so recovery needs no other target.
     ///
     /// # Errors
     /// [`Kind::Failure`] when the settings cannot be written.

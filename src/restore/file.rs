@@ -87,14 +87,15 @@ impl TimelineFiles {
         }
     }
 
-    /// Writes `range` to `path`, verified, as a file of exactly `range`'s length: what the
-    /// archive does not hold at its end is zeros. Complete under its name or not there.
+    /// Writes `range` to `path`, verified, as a file of exactly `range`'s length: what lies
+    /// at or behind `until`, and what the archive does not hold at its end, is zeros.
+    /// Complete under its name or not there.
     ///
     /// # Errors
     /// [`Kind::Corruption`] when a segment is damaged; otherwise what the disk said.
-    pub async fn write(&self, range: OffsetRange, parts: &[SegmentInfo], path: &Path) -> Result<()> {
+    pub async fn write(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], path: &Path) -> Result<()> {
         let partial = partial_name(path);
-        let result = self.write_to(range, parts, &partial).await;
+        let result = self.write_to(range, until, parts, &partial).await;
         let result = result.and_then(|()| fs::rename(&partial, path).map_err(|e| Error::io("rename", &partial, e)));
         if result.is_err() {
             let _ = fs::remove_file(&partial);
@@ -102,12 +103,13 @@ impl TimelineFiles {
         result
     }
 
-    async fn write_to(&self, range: OffsetRange, parts: &[SegmentInfo], path: &Path) -> Result<()> {
+    async fn write_to(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], path: &Path) -> Result<()> {
+        let held = OffsetRange::new(range.start, range.end.min(until));
         let failed = |e| Error::io("write", path, e);
         let mut out = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
         for part in parts {
             let bytes = self.archive.raw(self.timeline, part).await?;
-            let Some(wanted) = range.intersection(part.range) else { continue };
+            let Some(wanted) = held.intersection(part.range) else { continue };
             let bytes = if part.holder == Holder::Tail { without_trailer(part.range.start, bytes) } else { bytes };
             let from = usize::try_from(wanted.start.since(part.range.start)).unwrap_or(usize::MAX);
             let to = usize::try_from(wanted.end.since(part.range.start)).unwrap_or(usize::MAX).min(bytes.len());

@@ -50,7 +50,7 @@ pub struct Request {
     pub bin_dir: Option<PathBuf>,
     /// User to run servers as when started by root.
     pub os_user: Option<String>,
-    /// The `restore_command` for `recover: false`.
+    /// The `restore_command` for `recover: false`; it gives the log up to the plan's cut.
     pub fetch_command: String,
 }
 
@@ -101,7 +101,6 @@ pub async fn restore(
         data_bytes: base.manifest.bytes,
         start: plan.base.start,
         cut: plan.cut,
-        more_follows: plan.more_follows,
         bin_dir: request.bin_dir.clone(),
         os_user: request.os_user.clone(),
     };

@@ -313,6 +313,17 @@ fn delta_refuses_a_directory_in_which_a_server_runs() {
     assert_eq!(marker_xids(&running), archive.expected(all));
 }
 
+/// Starts a server on what `restore --no-recover` laid out, with nothing but the settings
+/// found there, and waits until it has recovered.
+fn recover_elsewhere(scratch: &Scratch, name: &str, to: &Path) -> Server {
+    let mut restored = Server::at(scratch, name, Version::System, to.to_path_buf());
+    restored.launch(&[]);
+    condition("the server to end recovery", PATIENCE, || {
+        (restored.try_sql("select pg_is_in_recovery()").ok()? == "f").then_some(())
+    });
+    restored
+}
+
 /// `--no-recover` lays out files and settings; a server elsewhere then replays with
 /// an ordinary `restore_command`.
 #[test]
@@ -332,14 +343,37 @@ fn no_recover_leaves_the_replay_to_an_ordinary_server() {
     pitr.restore(&server, &to, &["--target-time", &time, "--no-recover"]);
     assert!(to.join("recovery.signal").exists());
     assert!(to.join("backup_label").exists());
-    let mut restored = Server::at(&scratch, "laid-out", Version::System, to.clone());
-    let command = format!("'{}' --store '{}' wal-fetch %f \"%p\"", pitr.binary().display(), pitr.store().display());
-    restored.launch(&[("restore_command", &command), ("recovery_target_action", "promote")]);
-    condition("the server to end recovery", PATIENCE, || {
-        (restored.try_sql("select pg_is_in_recovery()").ok()? == "f").then_some(())
-    });
+    let restored = recover_elsewhere(&scratch, "laid-out", &to);
     assert_eq!(marker_xids(&restored), inside);
     assert!(!to.join("pg_wal/.pitr-ready").exists(), "files prepared past the target are left");
+}
+
+/// The archive goes on between the laying out and the start of the server: what comes then
+/// is behind the target, in the same WAL file and in later ones.
+#[test]
+fn no_recover_to_the_end_is_the_end_there_was() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "source").wal_segment_mib(1).start();
+    pgbench_tables(&server, 1);
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server).by_server_user();
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let load = Load::pgbench(&server, 2);
+    crate::support::load::wait_for_wal(&server, 3 << 20);
+    load.stop(&server);
+    let inside = BTreeSet::from([mark(&server), mark(&server)]);
+    pitr.catch_up();
+
+    let to = scratch.join("laid-out");
+    pitr.restore(&server, &to, &["--target", "latest", "--no-recover"]);
+    mark(&server);
+    server.switch_wal();
+    mark(&server);
+    pitr.catch_up();
+    let restored = recover_elsewhere(&scratch, "laid-out", &to);
+    assert_eq!(marker_xids(&restored), inside);
+    amcheck(&restored);
 }
 
 #[test]

@@ -44,6 +44,39 @@ fn fetched_files_are_the_servers() {
     assert!(compared >= 4);
 }
 
+/// The bytes before the end asked for are the server's, those behind it zeros; files that
+/// begin there or later are absent.
+#[test]
+fn until_is_the_end_of_the_log_whatever_the_archive_holds() {
+    let scratch = Scratch::new();
+    let (server, pitr, end) = archived(&scratch);
+    let size = server.wal_segment_bytes();
+    let until = end - size - 1000;
+    let fetch_until = |offset: u64, to: &Path| {
+        let until = crate::support::server::format_lsn(until);
+        let name = wal_file_name(1, offset, size);
+        pitr.run(["wal-fetch".as_ref(), "--until".as_ref(), until.as_ref(), name.as_ref(), to.as_os_str()])
+    };
+    let original = |offset: u64| std::fs::read(server.wal_dir().join(wal_file_name(1, offset, size))).unwrap();
+    let to = scratch.join("fetched");
+    fetch_until(until - size, &to).success();
+    assert_same_bytes("the file before", &std::fs::read(&to).unwrap(), &original(until - size));
+    fetch_until(until, &to).success();
+    let (fetched, mut expected) = (std::fs::read(&to).unwrap(), original(until));
+    let kept = usize::try_from(until % size).unwrap();
+    assert_ne!(expected[kept..], vec![0; expected.len() - kept], "there is log behind the end");
+    expected[kept..].fill(0);
+    assert_same_bytes("the last file", &fetched, &expected);
+    let absent = scratch.join("absent");
+    fetch_until(until + size, &absent).exit(1);
+    assert!(!absent.exists());
+    // The archive was to hold more than it does: no end of the log that anybody asked for.
+    let later = crate::support::server::format_lsn(end + 10 * size);
+    let name = wal_file_name(1, end + 5 * size, size);
+    pitr.run(["wal-fetch".as_ref(), "--until".as_ref(), later.as_ref(), name.as_ref(), absent.as_os_str()]).exit(126);
+    pitr.run(["wal-fetch".as_ref(), "--until".as_ref(), "x".as_ref(), name.as_ref(), absent.as_os_str()]).exit(126);
+}
+
 #[test]
 fn a_proven_absence_is_exit_1_and_leaves_no_file() {
     let scratch = Scratch::new();

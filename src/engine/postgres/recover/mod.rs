@@ -84,13 +84,8 @@ impl Recovery for PostgresRecovery {
         };
         let mut text = without_recovery_settings(&before);
         text.push_str("# Written by pitr restore --no-recover. Remove once recovered.\n");
-        text.push_str(&format!("restore_command = '{}'\n", fetch_command.replace('\'', "''")));
+        text.push_str(&format!("restore_command = {}\n", quoted(fetch_command)));
         text.push_str(&format!("recovery_target_timeline = '{}'\n", job.timeline.0));
-        if job.more_follows {
-            text.push_str(&format!("recovery_target_lsn = '{}'\n", format_lsn(job.cut)));
-            text.push_str("recovery_target_inclusive = 'off'\n");
-            text.push_str("recovery_target_action = 'promote'\n");
-        }
         fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
         user.own(&job.dir)
     }
@@ -121,6 +116,12 @@ fn without_recovery_settings(text: &str) -> String {
             || matches!(key, "restore_command" | "primary_conninfo" | "primary_slot_name")
     };
     text.lines().filter(|line| !steers(line.trim_start())).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// A value for `postgresql.conf`, in which a backslash escapes
+/// (`DeescapeQuotedString`, `src/backend/utils/misc/guc-file.l`).
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// The server says where it left the timeline it replayed: that must be the cut.
@@ -192,6 +193,12 @@ mod tests {
         assert!(!same_place(Offset(0x2008), Offset(0x2020)));
         assert!(!same_place(Offset(0x2018), Offset(0x2000)));
         assert!(!same_place(Offset(0x2000), Offset(0x2030)));
+    }
+
+    #[test]
+    fn a_setting_reads_back_as_it_was() {
+        assert_eq!(quoted("pitr wal-fetch %f \"%p\""), "'pitr wal-fetch %f \"%p\"'");
+        assert_eq!(quoted(r"'/it'\''s'"), r"'''/it''\\''''s'''");
     }
 
     #[test]
