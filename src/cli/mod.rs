@@ -2,6 +2,7 @@
 //! [`settings::Settings`]; a verb is a file with one call and one print.
 
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -88,6 +89,17 @@ enum Verb {
 #[must_use]
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let fetching = arguments.iter().skip(1).any(|a| a == "wal-fetch" || a == "archive-get");
+    guarded(fetching, || obey(arguments, fetching))
+}
+
+/// Ends a panic with an exit code of ours: Rust's own, 101, is one that PostgreSQL takes
+/// for the end of the log.
+fn guarded(fetching: bool, work: impl FnOnce() -> ExitCode) -> ExitCode {
+    // What the work held is gone with it; the panic was printed where it happened.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| ExitCode::from(fetch_code(Kind::Failure, fetching)))
+}
+
+fn obey(arguments: Vec<OsString>, fetching: bool) -> ExitCode {
     let cli = match command().try_get_matches_from(arguments).and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(error) => {
@@ -172,5 +184,19 @@ impl Opened {
 
     async fn catalog(&self) -> Result<Catalog> {
         self.archive.catalog(self.engine.as_ref()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_never_the_end_of_the_log() {
+        assert_eq!(guarded(true, || panic!("a fault of ours")), ExitCode::from(126));
+        assert_eq!(guarded(false, || panic!("a fault of ours")), ExitCode::from(Kind::Failure.exit_code()));
+        for fetching in [true, false] {
+            assert_eq!(guarded(fetching, || ExitCode::from(1)), ExitCode::from(1), "an absence stays one");
+        }
     }
 }
