@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::load::Base;
+use crate::base::manifest::Manifest;
 use crate::catalog::Catalog;
 use crate::catalog::archive::Archive;
 use crate::engine::{Engine, RecoveryJob, Running};
@@ -108,15 +109,15 @@ pub async fn restore(
     if request.recover {
         recovery.preflight(&job)?;
     }
-    prepare(request, &partial, &scratch, base.manifest.bytes)?;
-
-    let begun = Instant::now();
     let options = LayOut {
         jobs: request.jobs,
         delta: request.delta,
         tablespace_map: request.tablespace_map.clone(),
         owner: None,
     };
+    prepare(request, &partial, &scratch, &base.manifest, &options)?;
+
+    let begun = Instant::now();
     let total = base.manifest.bytes;
     let progress = |done: u64| observer.files(done, total);
     let store = Arc::clone(&archive.store);
@@ -167,7 +168,7 @@ fn beside(dir: &Path, ending: &str) -> Result<PathBuf> {
 }
 
 /// Makes `DIR.partial` ready to be written to, or refuses before anything is touched.
-fn prepare(request: &Request, partial: &Path, scratch: &Path, base_bytes: u64) -> Result<()> {
+fn prepare(request: &Request, partial: &Path, scratch: &Path, base: &Manifest, options: &LayOut) -> Result<()> {
     let to = &request.to;
     let present = match fs::read_dir(to) {
         Ok(mut entries) => entries.next().is_some(),
@@ -182,6 +183,7 @@ fn prepare(request: &Request, partial: &Path, scratch: &Path, base_bytes: u64) -
     }
     if present {
         check_not_running(to)?;
+        files::check(base, to, options)?;
     }
     if partial.exists() {
         if !scratch.exists() {
@@ -202,7 +204,7 @@ fn prepare(request: &Request, partial: &Path, scratch: &Path, base_bytes: u64) -
     if present {
         fs::rename(to, partial).map_err(|e| Error::io("rename", to, e))?;
     } else if !request.delta {
-        check_room(scratch, base_bytes)?;
+        check_room(scratch, base.bytes)?;
     }
     Ok(())
 }

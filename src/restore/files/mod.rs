@@ -23,7 +23,7 @@ use self::place::{Done, Scratch};
 use self::tree::Tree;
 use self::work::{Piece, Read, Unit};
 use crate::base::load::Base;
-use crate::base::manifest::FileKind;
+use crate::base::manifest::{FileKind, Manifest};
 use crate::base::table::ChunkRecord;
 use crate::catalog::layout::{Layout, ObjectName};
 use crate::error::{Error, Result};
@@ -105,12 +105,21 @@ impl Job {
     }
 }
 
+/// Refuses what [`lay_out`] would refuse, before anything is touched.
+///
+/// # Errors
+/// As [`lay_out`], for directories and tablespace maps.
+pub fn check(manifest: &Manifest, dir: &Path, options: &LayOut) -> Result<()> {
+    Tree::new(manifest, dir, &options.tablespace_map)?.check(options)
+}
+
 /// Lays `base` out in `dir`, which must be empty or missing unless `options.delta`.
 /// `progress` is told how many of the base's bytes are in place.
 ///
 /// # Errors
 /// [`crate::Kind::Corruption`] naming the object; [`crate::Kind::Config`] for a
-/// directory that is not empty; [`crate::Kind::Usage`] for a wrong tablespace map.
+/// directory that is not empty, with `delta` for a tablespace's to which `dir` has no link
+/// yet; [`crate::Kind::Usage`] for a wrong tablespace map.
 pub async fn lay_out(
     store: Arc<dyn Store>,
     layout: &Layout,

@@ -218,8 +218,6 @@ async fn delta_clears_what_the_base_does_not_have_and_follows_no_link() {
     fs::create_dir_all(dir.join("PG_VERSION/deep")).unwrap();
     fs::remove_dir_all(dir.join("base")).unwrap();
     symlink(&outside, dir.join("base")).unwrap();
-    fs::remove_file(dir.join("pg_tblspc/16400")).unwrap();
-    symlink(&outside, dir.join("pg_tblspc/16400")).unwrap();
     fs::remove_file(dir.join("link")).unwrap();
     fs::hard_link(outside.join("precious"), dir.join("link")).unwrap();
     fs::write(dir.join("postmaster.pid"), b"1").unwrap();
@@ -233,6 +231,40 @@ async fn delta_clears_what_the_base_does_not_have_and_follows_no_link() {
     assert_eq!(tree(&setup.scratch.path().join("ts")).keys().collect::<Vec<_>>(), ["PG_15", "PG_15/2", "PG_16"]);
     assert_eq!(fs::read(outside.join("precious")).unwrap(), b"do not touch");
     assert_eq!(fs::read(outside.join("1")).unwrap(), b"do not touch");
+}
+
+/// A directory restored elsewhere has no say over the source's tablespaces, even where the
+/// base names them.
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_leaves_a_tablespace_alone_to_which_the_directory_has_no_link() {
+    let setup = Setup::new().await;
+    setup.lay_out(&options(false)).await.unwrap();
+    let (dir, outside) = (setup.dir(), setup.scratch.path().join("outside"));
+    let (ts, link) = (setup.scratch.path().join("ts"), dir.join("pg_tblspc/16400"));
+    fs::write(ts.join("PG_15/3"), b"written since").unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("precious"), b"do not touch").unwrap();
+    for to in [None, Some(&outside)] {
+        let _ = fs::remove_file(&link);
+        if let Some(to) = to {
+            symlink(to, &link).unwrap();
+        }
+        let error = setup.lay_out(&options(true)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(error.message().contains(ts.to_str().unwrap()), "{error}");
+        assert!(error.advice().unwrap().contains("--tablespace-map"), "{error:?}");
+        assert_eq!(fs::read(ts.join("PG_15/3")).unwrap(), b"written since");
+        assert!(dir.join("global/pg_control").exists(), "nothing was touched");
+        let manifest = &setup.base;
+        assert_eq!(check(manifest, &dir, &options(true)).unwrap_err().kind(), Kind::Config);
+    }
+    // Elsewhere is free; the link that led outside is replaced, not followed.
+    let new = setup.scratch.path().join("new");
+    let options = LayOut { tablespace_map: vec![(ts.clone(), new.clone())], ..options(true) };
+    setup.lay_out(&options).await.unwrap();
+    setup.check_at(&new);
+    assert_eq!(fs::read(ts.join("PG_15/3")).unwrap(), b"written since");
+    assert_eq!(tree(&outside).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

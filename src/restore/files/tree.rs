@@ -84,9 +84,9 @@ impl Tree {
     /// # Errors
     /// [`Kind::Config`] for a directory that is in use or not empty.
     pub(super) fn prepare(&self, manifest: &Manifest, options: &LayOut, last: &str) -> Result<HashMap<u32, u64>> {
-        let tops: Vec<PathBuf> = std::iter::once(self.root.clone()).chain(self.outside()).collect();
-        for top in &tops {
-            self.prepare_top(top, options.delta)?;
+        self.check(options)?;
+        for top in self.tops() {
+            make_top(top)?;
         }
         let mut standing = HashMap::new();
         if options.delta {
@@ -119,27 +119,31 @@ impl Tree {
         self.tablespaces.iter().any(|(link, _)| path.starts_with(link.as_str()) && path[link.len()..].starts_with('/'))
     }
 
-    fn prepare_top(&self, top: &Path, delta: bool) -> Result<()> {
-        match fs::read_dir(top) {
-            Ok(mut entries) => {
-                if !delta && entries.next().is_some() {
-                    return Err(Error::config(format!("directory {} is not empty", top.display())).hint(
-                        if top == self.root {
-                            "name another directory, or rewrite only what differs with --delta"
-                        } else {
-                            "is it the tablespace of a living server? give another directory with --tablespace-map OLD=NEW"
-                        },
-                    ));
-                }
-                Ok(())
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(top)
-                .map_err(|e| Error::io("make directory", top, e)),
-            Err(e) => Err(Error::io("read directory", top, e)),
+    /// The data directory and those of tablespaces.
+    fn tops(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.root.as_path()).chain(self.tablespaces.iter().map(|(_, dir)| dir.as_path()))
+    }
+
+    /// Refuses directories that hold what is not ours to overwrite. Writes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] naming the directory.
+    pub(super) fn check(&self, options: &LayOut) -> Result<()> {
+        if !options.delta && !is_vacant(&self.root)? {
+            return Err(Error::config(format!("directory {} is not empty", self.root.display()))
+                .hint("name another directory, or rewrite only what differs with --delta"));
         }
+        for (link, dir) in &self.tablespaces {
+            // With `delta` too: what does not belong to this very directory may be the
+            // tablespace of the source, which runs.
+            let own = options.delta && leads_to(&self.root.join(link), dir);
+            if !own && !is_vacant(dir)? {
+                return Err(Error::config(format!("directory {} is not empty", dir.display())).hint(
+                    "is it the tablespace of a living server? give another directory with --tablespace-map OLD=NEW",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Removes what the base does not have, and gives the sizes of what stays.
@@ -216,6 +220,25 @@ impl Tree {
         rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| Error::io("set the time of", &path, e.into()))
     }
+}
+
+/// Whether there is no such directory, or nothing in it.
+fn is_vacant(dir: &Path) -> Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(Error::io("read directory", dir, e)),
+    }
+}
+
+/// Whether `link` is a symbolic link to the directory `dir`.
+fn leads_to(link: &Path, dir: &Path) -> bool {
+    let target = fs::read_link(link);
+    target.is_ok_and(|target| target == dir || fs::canonicalize(link).ok() == fs::canonicalize(dir).ok())
+}
+
+fn make_top(top: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(top).map_err(|e| Error::io("make directory", top, e))
 }
 
 fn is_dir(path: &Path) -> bool {
