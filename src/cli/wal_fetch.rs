@@ -11,7 +11,7 @@
 //! that puts the next files beside the asked one, in a hidden directory, ready to be
 //! renamed into place; the end of the log, or of the recovery, removes that directory.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -23,12 +23,16 @@ use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
 use crate::restore::file::{Holding, TimelineFiles, absent, history};
+use crate::restore::temporary::sweep;
 
 /// Files prepared ahead.
 const AHEAD: u64 = 8;
 
 /// Where prepared files wait, beside the asked one.
 const READY: &str = ".pitr-ready";
+
+/// Says, by a lock on it, that somebody prepares files here.
+const LOCK: &str = ".lock";
 
 /// Where the log ends for who does not say `--until`.
 const NO_END: Offset = Offset(u64::MAX);
@@ -102,6 +106,7 @@ async fn deliver(
         let _ = fs::remove_dir_all(ready);
         return Err(Error::new(Kind::Absent, format!("log file {name} begins at or behind the end asked for")));
     }
+    sweep(path.parent().unwrap_or(Path::new(".")));
     let files = TimelineFiles::list(&opened.archive, timeline).await?;
     match files.holding(wanted) {
         Holding::Whole(parts) => files.write(range, until, &parts, path).await,
@@ -166,9 +171,24 @@ fn start_ahead(settings: &Settings, args: &Args, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Takes the directory of prepared files for this process, until it ends; `None` when
+/// another one prepares there.
+fn take(ready: &Path) -> Result<Option<File>> {
+    let path = ready.join(LOCK);
+    let file = File::options().create(true).write(true).truncate(false).open(&path);
+    let file = file.map_err(|e| Error::io("open", &path, e))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(Error::io("lock", &path, error.into())),
+    }
+}
+
 /// Prepares whole files only: a file that is still growing must be read when asked for,
 /// and so must the one that holds `until`, which others may ask for without that end.
 async fn prepare(opened: &Opened, timeline: TimelineId, first: OffsetRange, until: Offset, ready: &Path) -> Result<()> {
+    let Some(_taken) = take(ready)? else { return Ok(()) };
+    sweep(ready);
     let names = opened.engine.log_files(&opened.archive.identity);
     let files = TimelineFiles::list(&opened.archive, timeline).await?;
     for i in 0..AHEAD {
@@ -185,4 +205,19 @@ async fn prepare(opened: &Opened, timeline: TimelineId, first: OffsetRange, unti
         files.write(range, range.end, &parts, &path).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_prepares_at_a_time() {
+        let ready = tempfile::tempdir().unwrap();
+        let first = take(ready.path()).unwrap();
+        assert!(first.is_some());
+        assert!(take(ready.path()).unwrap().is_none());
+        drop(first);
+        assert!(take(ready.path()).unwrap().is_some(), "the lock ends with its holder");
+    }
 }

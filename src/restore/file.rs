@@ -1,11 +1,12 @@
 //! One of the server's own log files, put together from the archive.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 
+use super::temporary::Temporary;
 use crate::catalog::archive::Archive;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Holder, SegmentInfo};
@@ -94,19 +95,15 @@ impl TimelineFiles {
     /// # Errors
     /// [`Kind::Corruption`] when a segment is damaged; otherwise what the disk said.
     pub async fn write(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], path: &Path) -> Result<()> {
-        let partial = partial_name(path);
-        let result = self.write_to(range, until, parts, &partial).await;
-        let result = result.and_then(|()| fs::rename(&partial, path).map_err(|e| Error::io("rename", &partial, e)));
-        if result.is_err() {
-            let _ = fs::remove_file(&partial);
-        }
-        result
+        let temporary = Temporary::beside(path)?;
+        self.write_to(range, until, parts, temporary.file()).await.map_err(|e| e.context(path.display()))?;
+        temporary.rename(path)
     }
 
-    async fn write_to(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], path: &Path) -> Result<()> {
+    async fn write_to(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], file: &File) -> Result<()> {
         let held = OffsetRange::new(range.start, range.end.min(until));
-        let failed = |e| Error::io("write", path, e);
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
+        let failed = |e: std::io::Error| Error::failure("cannot be written").because(e);
+        let mut out = BufWriter::with_capacity(1 << 20, file);
         for part in parts {
             let bytes = self.archive.raw(self.timeline, part).await?;
             let Some(wanted) = held.intersection(part.range) else { continue };
@@ -115,7 +112,7 @@ impl TimelineFiles {
             let to = usize::try_from(wanted.end.since(part.range.start)).unwrap_or(usize::MAX).min(bytes.len());
             out.write_all(bytes.get(from..to).unwrap_or_default()).map_err(failed)?;
         }
-        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        out.flush().map_err(failed)?;
         file.set_len(range.len()).map_err(failed)?;
         file.sync_data().map_err(failed)
     }
@@ -134,12 +131,6 @@ fn without_trailer(start: Offset, tail: Bytes) -> Bytes {
 /// A segment of which only the name is known.
 fn by_name(range: OffsetRange, epoch: u32, holder: Holder) -> SegmentInfo {
     SegmentInfo { range, boundary: range.end, epoch, transactions: 0, times: None, ids: None, holder }
-}
-
-fn partial_name(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".pitr-partial");
-    path.with_file_name(name)
 }
 
 /// Reads a timeline's history from the archive.

@@ -22,6 +22,7 @@ pub mod file;
 pub mod files;
 pub mod log;
 pub mod resolve;
+pub mod temporary;
 
 use files::LayOut;
 use log::PlannedLog;
