@@ -139,7 +139,8 @@ async fn is_archived(opened: &Opened, timeline: TimelineId, range: OffsetRange, 
     let files = TimelineFiles::list(&opened.archive, timeline).await?;
     let (Holding::Whole(parts) | Holding::Beginning(parts)) = files.holding(range) else { return Ok(false) };
     let mut covered = range.start;
-    for part in parts.iter().filter(|part| part.holder != Holder::Tail) {
+    // What a tail holds is not in a segment yet.
+    for part in parts.iter().take_while(|part| part.holder != Holder::Tail) {
         let Some(both) = range.intersection(part.range) else { continue };
         let old = opened.archive.raw(timeline, part).await?;
         let at = |offset: Offset, from: Offset| usize::try_from(offset.since(from)).unwrap_or(usize::MAX);

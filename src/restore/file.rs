@@ -16,6 +16,9 @@ use crate::model::timeline::{History, TimelineId};
 use crate::segment::trailer::Finder;
 use crate::store::Part;
 
+#[cfg(test)]
+mod tests;
+
 /// What the archive holds of one timeline, by object names alone: no footer is read, for
 /// a server waits for each file.
 pub struct TimelineFiles {
@@ -67,25 +70,30 @@ impl TimelineFiles {
     pub fn holding(&self, range: OffsetRange) -> Holding {
         let mut parts: Vec<SegmentInfo> = Vec::new();
         let mut at = range.start;
-        while at < range.end {
+        let mut open = false;
+        while at < range.end && !open {
             let here = self.segments.iter().filter(|s| s.range.contains(at));
             let best = here.max_by_key(|s| (s.holder != Holder::Tail, s.range.end, s.epoch));
             let Some(best) = best else { break };
             parts.push(*best);
             at = best.range.end;
-            if best.holder == Holder::Tail {
-                break;
-            }
+            open = best.holder == Holder::Tail && !self.goes_on_behind(best);
         }
         let more = self.segments.iter().any(|s| s.range.start >= at && s.range.start >= range.start);
         let before = self.segments.iter().any(|s| s.range.end <= range.start);
         match (parts.is_empty(), more) {
-            _ if at >= range.end && parts.iter().all(|p| p.holder != Holder::Tail) => Holding::Whole(parts),
+            _ if at >= range.end && !open => Holding::Whole(parts),
             (false, false) => Holding::Beginning(parts),
             (false, true) => Holding::Hole(at),
             (true, true) if before => Holding::Hole(at),
             (true, _) => Holding::Nothing,
         }
+    }
+
+    /// Whether another piece begins right where this one ends. A tail of which that is true
+    /// is full: a writer opens the next one only then.
+    fn goes_on_behind(&self, part: &SegmentInfo) -> bool {
+        self.segments.iter().any(|s| s.range.start == part.range.end)
     }
 
     /// Writes `range` to `path`, verified, as a file of exactly `range`'s length: what lies
@@ -100,6 +108,18 @@ impl TimelineFiles {
         temporary.rename(path)
     }
 
+    /// The log of a tail that is full. Such a one has no trailer: where there is one after
+    /// all, the log ends before it, and what begins behind the tail does not follow.
+    fn full(&self, part: &SegmentInfo, bytes: Bytes) -> Result<Bytes> {
+        let log = without_trailer(part.range.start, bytes.clone());
+        if log.len() == bytes.len() {
+            return Ok(bytes);
+        }
+        let name = self.archive.object_of(self.timeline, part);
+        let end = Offset(part.range.start.0 + log.len() as u64);
+        Err(Error::new(Kind::NotRecoverable, format!("the log in {name} ends at {end}, though there is log behind it")))
+    }
+
     async fn write_to(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], file: &File) -> Result<()> {
         let held = OffsetRange::new(range.start, range.end.min(until));
         let failed = |e: std::io::Error| Error::failure("cannot be written").because(e);
@@ -107,7 +127,11 @@ impl TimelineFiles {
         for part in parts {
             let bytes = self.archive.raw(self.timeline, part).await?;
             let Some(wanted) = held.intersection(part.range) else { continue };
-            let bytes = if part.holder == Holder::Tail { without_trailer(part.range.start, bytes) } else { bytes };
+            let bytes = match part.holder {
+                Holder::Segment(_) => bytes,
+                Holder::Tail if self.goes_on_behind(part) => self.full(part, bytes)?,
+                Holder::Tail => without_trailer(part.range.start, bytes),
+            };
             let from = usize::try_from(wanted.start.since(part.range.start)).unwrap_or(usize::MAX);
             let to = usize::try_from(wanted.end.since(part.range.start)).unwrap_or(usize::MAX).min(bytes.len());
             out.write_all(bytes.get(from..to).unwrap_or_default()).map_err(failed)?;
@@ -118,7 +142,7 @@ impl TimelineFiles {
     }
 }
 
-/// The log of a tail that begins at `start`.
+/// The log of a tail that is open and begins at `start`.
 fn without_trailer(start: Offset, tail: Bytes) -> Bytes {
     let mut finder = Finder::default();
     finder.feed(&tail);

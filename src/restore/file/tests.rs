@@ -1,0 +1,130 @@
+//! Log files of 100 bytes, put together from segments and tails in memory.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::catalog::layout::Layout;
+use crate::model::cluster::Identity;
+use crate::model::summary::Summary;
+use crate::model::time::Timestamp;
+use crate::segment::codec::Compression;
+use crate::segment::trailer::Trailer;
+use crate::store::memory::MemoryStore;
+
+const T2: TimelineId = TimelineId(2);
+const FILE: u64 = 100;
+
+/// The byte of the log at an offset: none is zero.
+fn byte(at: u64) -> u8 {
+    (at % 250) as u8 + 1
+}
+
+fn log(start: u64, end: u64) -> Vec<u8> {
+    (start..end).map(byte).collect()
+}
+
+fn range(start: u64, end: u64) -> OffsetRange {
+    OffsetRange::new(Offset(start), Offset(end))
+}
+
+fn archive() -> Archive {
+    let identity = Identity {
+        format_version: 1,
+        engine: "postgres".into(),
+        system: "7".into(),
+        log_file_bytes: FILE,
+        server_version: 15,
+    };
+    Archive { store: Arc::new(MemoryStore::new()), layout: Layout::new("main".parse().unwrap()), identity }
+}
+
+async fn segment(archive: &Archive, start: u64, end: u64) {
+    let summary = Summary { range: range(start, end), ..Summary::empty(Offset(start), Offset(end)) };
+    archive.create_segment(T2, &log(start, end), &summary, 1, Compression::Lz4).await.unwrap();
+}
+
+/// A tail with log up to `end` and, where there is room, a trailer behind it.
+async fn tail(archive: &Archive, start: u64, end: u64, size: usize, trailer: bool) {
+    let mut bytes = log(start, end);
+    if trailer {
+        bytes.extend(Trailer { boundary: Offset(end), confirmed: Timestamp(1) }.encode(Offset(start)));
+    }
+    assert!(bytes.len() <= size);
+    bytes.resize(size, 0);
+    let name = archive.layout.name(&ObjectName::Tail { timeline: T2, start: Offset(start), epoch: 1 });
+    archive.store.create(&name, vec![bytes.into()]).await.unwrap();
+}
+
+async fn files(archive: &Archive) -> TimelineFiles {
+    TimelineFiles::list(archive, T2).await.unwrap()
+}
+
+/// The file of `range`, which must be held whole or in part.
+async fn written(files: &TimelineFiles, range: OffsetRange, until: u64) -> Result<Vec<u8>> {
+    let (Holding::Whole(parts) | Holding::Beginning(parts)) = files.holding(range) else {
+        panic!("{:?}", files.holding(range));
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    let result = files.write(range, Offset(until), &parts, &path).await;
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), usize::from(result.is_ok()));
+    result.map(|()| std::fs::read(path).unwrap())
+}
+
+fn is_whole(holding: &Holding) -> bool {
+    matches!(holding, Holding::Whole(_))
+}
+
+/// At the moment at which a writer goes on to the next file, the one before is a tail that
+/// is not sealed yet.
+#[tokio::test]
+async fn a_full_tail_before_another_piece_is_whole() {
+    let archive = archive();
+    segment(&archive, 0, 100).await;
+    tail(&archive, 100, 200, 100, false).await;
+    assert!(matches!(files(&archive).await.holding(range(100, 200)), Holding::Beginning(_)), "it may be growing");
+    tail(&archive, 200, 230, 100, true).await;
+    let files = files(&archive).await;
+    assert!(is_whole(&files.holding(range(100, 200))));
+    assert_eq!(written(&files, range(100, 200), 200).await.unwrap(), log(100, 200));
+    let open = [log(200, 230), vec![0; 70]].concat();
+    assert_eq!(written(&files, range(200, 300), 300).await.unwrap(), open);
+}
+
+#[tokio::test]
+async fn a_full_tail_may_be_a_part_of_a_file() {
+    let archive = archive();
+    tail(&archive, 100, 150, 50, false).await;
+    segment(&archive, 150, 200).await;
+    segment(&archive, 200, 260).await;
+    let files = files(&archive).await;
+    assert!(is_whole(&files.holding(range(100, 200))));
+    assert_eq!(written(&files, range(100, 200), 200).await.unwrap(), log(100, 200));
+}
+
+/// Nothing says that a tail with room left is followed by what lies behind it.
+#[tokio::test]
+async fn a_tail_that_is_not_full_is_followed_by_nothing() {
+    let archive = archive();
+    tail(&archive, 100, 130, 100, true).await;
+    segment(&archive, 300, 400).await;
+    assert_eq!(files(&archive).await.holding(range(100, 200)), Holding::Hole(Offset(200)));
+    segment(&archive, 200, 300).await;
+    let error = written(&files(&archive).await, range(100, 200), 200).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotRecoverable);
+    assert!(error.message().contains("tail-0000000000000064-00000001"), "{error}");
+}
+
+#[tokio::test]
+async fn what_lies_behind_the_end_asked_for_is_zeros() {
+    let archive = archive();
+    segment(&archive, 0, 60).await;
+    tail(&archive, 60, 100, 40, false).await;
+    tail(&archive, 100, 150, 100, true).await;
+    let files = files(&archive).await;
+    for until in [1, 59, 60, 61, 99] {
+        let expected = [log(0, until), vec![0; 100 - until as usize]].concat();
+        assert_eq!(written(&files, range(0, 100), until).await.unwrap(), expected, "{until}");
+    }
+    assert_eq!(written(&files, range(0, 100), u64::MAX).await.unwrap(), log(0, 100));
+}
