@@ -262,3 +262,32 @@ pub async fn bases(archive: &Archive) -> Result<Vec<String>> {
     ids.sort();
     Ok(ids)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    async fn open(engine: &str, log_file_bytes: u64) -> Result<Archive> {
+        let identity = Identity {
+            format_version: 1,
+            engine: engine.into(),
+            system: "7".into(),
+            log_file_bytes,
+            server_version: 15,
+        };
+        Archive::open_or_create(Arc::new(MemoryStore::new()), &"main".parse()?, &identity).await
+    }
+
+    #[tokio::test]
+    async fn an_identity_with_impossible_log_files_is_refused() {
+        for bytes in [1 << 20, 16 << 20, 1 << 30] {
+            assert_eq!(open("postgres", bytes).await.unwrap().identity.log_file_bytes, bytes);
+        }
+        for bytes in [0, 1, 100, 512 << 10, (16 << 20) + 1, 3 << 20, 2 << 30, u64::MAX] {
+            let error = open("postgres", bytes).await.err().unwrap();
+            assert_eq!(error.kind(), Kind::Corruption, "{bytes}");
+            assert!(error.message().contains("main/cluster.json"), "{error}");
+        }
+    }
+}

@@ -110,7 +110,20 @@ pub async fn identity(store: &dyn Store, layout: &Layout) -> Result<Identity> {
         ))
         .hint("was the archive made by a newer pitr?"));
     }
-    json(&name, &bytes)
+    let identity: Identity = json(&name, &bytes)?;
+    if identity.engine == "postgres" && !is_wal_file_size(identity.log_file_bytes) {
+        return Err(Error::corruption(format!(
+            "{name} says that log files have {} bytes, and not a power of two from 1 MiB to 1 GiB",
+            identity.log_file_bytes
+        ))
+        .hint("was it changed by hand? `show wal_segment_size` on the server tells the size"));
+    }
+    Ok(identity)
+}
+
+/// PostgreSQL's rule (`IsValidWalSegSize`, `src/include/access/xlog_internal.h`).
+const fn is_wal_file_size(bytes: u64) -> bool {
+    bytes.is_power_of_two() && 1 << 20 <= bytes && bytes <= 1 << 30
 }
 
 fn json<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {

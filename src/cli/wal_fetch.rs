@@ -22,7 +22,7 @@ use crate::engine::LogFile;
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
-use crate::restore::file::{Holding, TimelineFiles, absent, history};
+use crate::restore::file::{Holding, TimelineFiles, absent, history, holds_log};
 use crate::restore::temporary::sweep;
 
 /// Files prepared ahead.
@@ -72,8 +72,8 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             let Some(found) = history(&opened.archive, timeline).await? else {
                 // A server that ends its recovery looks for a number that no timeline has, and
                 // will ask for no more log, though some may be prepared past its target.
-                let _ = fs::remove_dir_all(ready_directory(&args.path));
-                return Err(Error::new(Kind::Absent, format!("timeline {} has no history in the archive", timeline.0)));
+                let none = Error::new(Kind::Absent, format!("timeline {} has no history in the archive", timeline.0));
+                return Err(proven(&opened, none, &ready_directory(&args.path)).await);
             };
             fs::write(&args.path, found.native).map_err(|e| Error::io("write", &args.path, e))?;
         }
@@ -113,12 +113,26 @@ async fn deliver(
         Holding::Beginning(parts) if until == NO_END || reaches(&parts, wanted.end) => {
             files.write(range, until, &parts, path).await
         }
-        Holding::Nothing if until == NO_END => {
-            let _ = fs::remove_dir_all(ready);
-            Err(absent(name))
-        }
+        Holding::Nothing if until == NO_END => Err(proven(opened, absent(name), &ready).await),
         Holding::Beginning(_) | Holding::Nothing => Err(ends_early(opened, name, until)),
         Holding::Hole(at) => Err(hole(opened, name, at)),
+    }
+}
+
+/// `absence`, if it is proven: an archive that holds no log at all proves nothing by lacking
+/// this file. What was prepared will not be asked for any more then.
+async fn proven(opened: &Opened, absence: Error, ready: &Path) -> Error {
+    match holds_log(&opened.archive).await {
+        Ok(true) => {
+            let _ = fs::remove_dir_all(ready);
+            absence
+        }
+        Ok(false) => {
+            let (cluster, place) = (opened.archive.layout.cluster(), opened.archive.store.location());
+            Error::new(Kind::NotRecoverable, format!("the archive of cluster {cluster} in {place} holds no log"))
+                .hint("is the disk of its log directory mounted? `pitr list` shows what the archive holds")
+        }
+        Err(error) => error,
     }
 }
 

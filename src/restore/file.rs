@@ -24,6 +24,8 @@ mod tests;
 pub struct TimelineFiles {
     archive: Archive,
     timeline: TimelineId,
+    /// Where the timeline left its parent, if it has one.
+    begins: Option<Offset>,
     /// By start, then widest first.
     segments: Vec<SegmentInfo>,
 }
@@ -35,9 +37,10 @@ pub enum Holding {
     Whole(Vec<SegmentInfo>),
     /// Its beginning, up to the archive's end on this timeline.
     Beginning(Vec<SegmentInfo>),
-    /// Nothing, and nothing behind it either: the timeline has no such log.
+    /// Nothing, and nothing says that the timeline has such log: there is none behind it
+    /// either, or the timeline begins later.
     Nothing,
-    /// Bytes are missing from here on, though the archive holds log behind them.
+    /// Bytes are missing from here on, though the timeline goes on behind them.
     Hole(Offset),
 }
 
@@ -62,7 +65,9 @@ impl TimelineFiles {
         archive.store.list(&archive.layout.timeline(timeline), None, true, &mut see).await?;
         // Closed segments before tails, so that a sealed tail never hides its segment.
         segments.sort_by_key(|s| (s.range.start, s.holder == Holder::Tail, std::cmp::Reverse((s.range.end, s.epoch))));
-        Ok(Self { archive: archive.clone(), timeline, segments })
+        let history = history(archive, timeline).await?;
+        let begins = history.and_then(|history| history.ancestors.last().map(|parent| parent.switch));
+        Ok(Self { archive: archive.clone(), timeline, begins, segments })
     }
 
     /// What the archive holds of a range.
@@ -80,7 +85,8 @@ impl TimelineFiles {
             open = best.holder == Holder::Tail && !self.goes_on_behind(best);
         }
         let more = self.segments.iter().any(|s| s.range.start >= at && s.range.start >= range.start);
-        let before = self.segments.iter().any(|s| s.range.end <= range.start);
+        let begun = self.begins.is_some_and(|begins| begins < range.end);
+        let before = begun || self.segments.iter().any(|s| s.range.end <= range.start);
         match (parts.is_empty(), more) {
             _ if at >= range.end && !open => Holding::Whole(parts),
             (false, false) => Holding::Beginning(parts),
@@ -155,6 +161,25 @@ fn without_trailer(start: Offset, tail: Bytes) -> Bytes {
 /// A segment of which only the name is known.
 fn by_name(range: OffsetRange, epoch: u32, holder: Holder) -> SegmentInfo {
     SegmentInfo { range, boundary: range.end, epoch, transactions: 0, times: None, ids: None, holder }
+}
+
+/// Whether the archive holds any log at all, of whatever timeline.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn holds_log(archive: &Archive) -> Result<bool> {
+    for folder in archive.store.folders(&archive.layout.log()).await? {
+        let mut found = false;
+        let mut see = |object: crate::store::ObjectInfo| {
+            let name = archive.layout.parse(&object.name);
+            found |= matches!(name, Some(ObjectName::Segment { .. } | ObjectName::Tail { .. }));
+        };
+        archive.store.list(&folder, None, true, &mut see).await?;
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reads a timeline's history from the archive.

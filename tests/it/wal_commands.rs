@@ -220,5 +220,30 @@ fn a_cut_off_wal_file_is_not_taken() {
     std::fs::write(&short, &bytes[..bytes.len() / 2]).unwrap();
     let refused = pitr.run(["wal-push".as_ref(), short.as_os_str()]);
     assert!(refused.code.is_some_and(|c| c != 0), "{refused}");
-    fetch(&pitr, &name, &scratch.join("fetched")).exit(1);
+    // An archive without any log proves nothing by not holding this file.
+    fetch(&pitr, &name, &scratch.join("fetched")).exit(126).says(&["holds no log", "mounted"]);
+    fetch(&pitr, "00000002.history", &scratch.join("fetched")).exit(126).says(&["holds no log"]);
+}
+
+/// One preparer at a time: two that write the same file would be in each other's way.
+#[test]
+fn files_are_prepared_by_one_process_at_a_time() {
+    let scratch = Scratch::new();
+    let (server, pitr, end) = archived(&scratch);
+    let size = server.wal_segment_bytes();
+    let ready = scratch.join("ready");
+    std::fs::create_dir(&ready).unwrap();
+    let name = wal_file_name(1, end - 2 * size, size);
+    let prepare = || {
+        let words = ["wal-fetch".as_ref(), "--ahead".as_ref(), name.as_ref(), ready.as_os_str()];
+        pitr.run(words).success();
+        ready.join(&name).exists()
+    };
+    let lock = std::fs::File::create(ready.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    assert!(!prepare());
+    drop(lock);
+    assert!(prepare());
+    let original = std::fs::read(server.wal_dir().join(&name)).unwrap();
+    assert_same_bytes(&name, &std::fs::read(ready.join(&name)).unwrap(), &original);
 }

@@ -7,6 +7,7 @@ use crate::catalog::layout::Layout;
 use crate::model::cluster::Identity;
 use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
+use crate::model::timeline::Ancestor;
 use crate::segment::codec::Compression;
 use crate::segment::trailer::Trailer;
 use crate::store::memory::MemoryStore;
@@ -127,4 +128,28 @@ async fn what_lies_behind_the_end_asked_for_is_zeros() {
         assert_eq!(written(&files, range(0, 100), until).await.unwrap(), expected, "{until}");
     }
     assert_eq!(written(&files, range(0, 100), u64::MAX).await.unwrap(), log(0, 100));
+}
+
+#[tokio::test]
+async fn log_before_what_is_held_is_a_hole_where_the_history_says_that_it_exists() {
+    let archive = archive();
+    segment(&archive, 300, 400).await;
+    assert_eq!(files(&archive).await.holding(range(100, 200)), Holding::Nothing, "nothing is known of its beginning");
+    let ancestors = vec![Ancestor { timeline: TimelineId(1), switch: Offset(150) }];
+    archive.keep_history(&History { timeline: T2, ancestors, native: String::new() }).await.unwrap();
+    let files = files(&archive).await;
+    assert_eq!(files.holding(range(0, 100)), Holding::Nothing, "it begins later");
+    assert_eq!(files.holding(range(100, 200)), Holding::Hole(Offset(100)));
+    assert_eq!(files.holding(range(200, 300)), Holding::Hole(Offset(200)));
+    assert_eq!(files.holding(range(400, 500)), Holding::Nothing, "there is none behind it");
+}
+
+#[tokio::test]
+async fn an_archive_may_hold_no_log() {
+    let archive = archive();
+    let ancestors = vec![Ancestor { timeline: TimelineId(1), switch: Offset(150) }];
+    archive.keep_history(&History { timeline: T2, ancestors, native: String::new() }).await.unwrap();
+    assert!(!holds_log(&archive).await.unwrap());
+    tail(&archive, 0, 10, 100, true).await;
+    assert!(holds_log(&archive).await.unwrap());
 }
