@@ -223,21 +223,29 @@ fn check_not_running(dir: &Path) -> Result<()> {
 /// A restore that was killed leaves its private server behind, on a directory that is
 /// ours: it is stopped the hard way, for nothing of it is kept.
 fn stop_orphan(partial: &Path) -> Result<()> {
-    let Some(pid) = files::live_server(partial)? else { return Ok(()) };
-    tracing::info!("stopping the private server (process {pid}) of an interrupted restore");
-    let process = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    if let Some(process) = process {
-        // Immediate shutdown (postgres(1)).
-        let _ = rustix::process::kill_process(process, rustix::process::Signal::QUIT);
-    }
+    let Some(orphan) = orphan(partial)? else { return Ok(()) };
+    tracing::info!("stopping the private server (process {}) of an interrupted restore", orphan.as_raw_nonzero());
+    // Immediate shutdown (postgres(1)).
+    let _ = rustix::process::kill_process(orphan, rustix::process::Signal::QUIT);
     let begun = Instant::now();
-    while files::live_server(partial)?.is_some() {
+    while self::orphan(partial)?.is_some() {
         if begun.elapsed() > ORPHAN_STOP_MAX {
             return check_not_running(partial);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// The server that runs on `dir`. Since a reboot the number in its `postmaster.pid` may be
+/// anybody's, but a server's working directory is its data directory (`ChangeToDataDir`,
+/// `src/backend/utils/init/miscinit.c`).
+fn orphan(dir: &Path) -> Result<Option<rustix::process::Pid>> {
+    let Some(pid) = files::live_server(dir)? else { return Ok(None) };
+    let dir = fs::canonicalize(dir).map_err(|e| Error::io("find", dir, e))?;
+    let works_in = fs::read_link(format!("/proc/{pid}/cwd"));
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    Ok(pid.filter(|_| works_in.is_ok_and(|works_in| works_in == dir)))
 }
 
 fn check_room(dir: &Path, bytes: u64) -> Result<()> {
@@ -252,5 +260,36 @@ fn check_room(dir: &Path, bytes: u64) -> Result<()> {
             .hint("make room, or give --to a directory on another disk"))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// Any process, whose working directory is `dir`.
+    fn process_in(dir: &Path) -> Child {
+        Command::new("sleep").arg("600").current_dir(dir).spawn().unwrap()
+    }
+
+    #[test]
+    fn only_a_server_of_the_directory_itself_is_stopped() {
+        let scratch = tempfile::tempdir().unwrap();
+        let partial = scratch.path().join("data.partial");
+        fs::create_dir(&partial).unwrap();
+        let mut stranger = process_in(scratch.path());
+        fs::write(partial.join("postmaster.pid"), format!("{}\n/data\n", stranger.id())).unwrap();
+        stop_orphan(&partial).unwrap();
+        assert!(stranger.try_wait().unwrap().is_none(), "it was ended");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+
+        let mut ours = process_in(&partial);
+        fs::write(partial.join("postmaster.pid"), format!("{}\n/data\n", ours.id())).unwrap();
+        stop_orphan(&partial).unwrap();
+        assert!(!ours.wait().unwrap().success());
+        stop_orphan(&partial).unwrap();
     }
 }
