@@ -5,6 +5,7 @@
 //! and never a `DIR` that looks finished.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,6 +92,7 @@ pub async fn restore(
     observer: Arc<dyn Observer>,
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
+    let request = &Request { to: destination(&request.to)?, ..request.clone() };
     let partial = beside(&request.to, ".partial")?;
     let scratch = beside(&request.to, ".partial.run")?;
     let base = Base::load(archive.store.as_ref(), &archive.layout, &plan.base.id).await?;
@@ -156,6 +158,37 @@ pub async fn restore(
         outcome.phases.push(("start", begun.elapsed()));
     }
     Ok(outcome)
+}
+
+/// The directory that `--to` stands for. A symbolic link stands for what it leads to, since
+/// a directory cannot be renamed over a link.
+fn destination(to: &Path) -> Result<PathBuf> {
+    // Without a slash at its end, which would follow a link.
+    let to: PathBuf = to.components().collect();
+    let is_link = fs::symlink_metadata(&to).is_ok_and(|meta| meta.is_symlink());
+    let to = if is_link {
+        fs::canonicalize(&to).map_err(|e| {
+            Error::config(format!("{} is a symbolic link, but does not lead to a directory", to.display()))
+                .because(e)
+                .hint("make the directory it names, or give --to another one")
+        })?
+    } else {
+        to
+    };
+    if is_mount_point(&to) {
+        return Err(Error::config(format!("{} is a mount point", to.display())).hint(format!(
+            "a finished restore is renamed to its name, which a mount point cannot be; name a directory inside it, such as --to {}",
+            to.join("data").display()
+        )));
+    }
+    Ok(to)
+}
+
+/// Whether another file system begins at this directory.
+fn is_mount_point(dir: &Path) -> bool {
+    let device = |dir: &Path| fs::metadata(dir).map(|meta| meta.dev()).ok();
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    device(dir).is_some_and(|own| device(parent).is_some_and(|parents| parents != own))
 }
 
 /// `DIR` with something behind its name.
@@ -268,6 +301,34 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
+
+    #[test]
+    fn a_link_stands_for_the_directory_it_leads_to() {
+        let scratch = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(scratch.path()).unwrap().join("real");
+        let link = scratch.path().join("link");
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        let error = destination(&link).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Config);
+        assert!(error.message().contains(link.to_str().unwrap()), "{error}");
+        fs::create_dir(&real).unwrap();
+        assert_eq!(destination(&link).unwrap(), real);
+        assert_eq!(destination(&scratch.path().join("link/")).unwrap(), real);
+        assert_eq!(destination(&real.join("new")).unwrap(), real.join("new"));
+    }
+
+    #[test]
+    fn a_mount_point_is_refused() {
+        let error = destination(Path::new("/proc")).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Config);
+        assert!(error.advice().unwrap().contains("--to /proc/data"), "{error:?}");
+        assert!(!is_mount_point(Path::new("/proc/self")));
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir(scratch.path().join("inside")).unwrap();
+        for dir in ["inside", "missing", "missing/too"] {
+            assert!(!is_mount_point(&scratch.path().join(dir)), "{dir}");
+        }
+    }
 
     /// Any process, whose working directory is `dir`.
     fn process_in(dir: &Path) -> Child {

@@ -404,6 +404,26 @@ fn tablespaces_move_to_where_the_map_says() {
 }
 
 #[test]
+fn a_symbolic_link_stands_for_the_directory_it_names() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let inside = BTreeSet::from([mark(&server)]);
+    pitr.catch_up();
+    let (real, link) = (scratch.join("real"), scratch.join("link"));
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    pitr.restore(&server, &link, &["--target", "latest"]);
+    assert_eq!(std::fs::read_link(&link).unwrap(), real);
+    assert_ready_data_dir(&real);
+    let restored = open_restored(&scratch, "restored", &server, &link);
+    assert_eq!(marker_xids(&restored), inside);
+}
+
+#[test]
 fn start_leaves_a_server_that_answers() {
     let scratch = Scratch::new();
     let server = Server::new(&scratch, "source");
