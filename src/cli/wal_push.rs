@@ -16,7 +16,6 @@ use crate::engine::{Detail, LogFile, ScanStart};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
-use crate::model::time::Timestamp;
 use crate::model::timeline::TimelineId;
 use crate::restore::file::{Holding, TimelineFiles};
 use crate::segment::cutter::Limits;
@@ -117,7 +116,9 @@ async fn push(
         summary.range = piece;
         summary.boundary = boundary(opened, timeline, range.start, piece.end, &bytes);
         summary.position = opened.engine.position(piece.end);
-        summary.confirmed = modified(path);
+        // A file does not tell up to when it is complete: its times may be those of a copy,
+        // and what was committed then may be in the next one.
+        summary.confirmed = None;
         archive.create_segment(timeline, &raw, &summary, PUSHED, settings.stream.compression).await?;
         start = piece.end;
     }
@@ -153,10 +154,4 @@ async fn is_archived(opened: &Opened, timeline: TimelineId, range: OffsetRange, 
         covered = both.end;
     }
     Ok(covered >= range.end)
-}
-
-fn modified(path: &Path) -> Option<Timestamp> {
-    let time = fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
-    let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_micros()).ok().map(Timestamp)
 }

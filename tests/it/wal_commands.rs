@@ -5,7 +5,9 @@
 use std::path::Path;
 
 use crate::support::load::{mark, marker_table, pgbench_tables};
-use crate::support::oracle::{amcheck, archive_start, assert_same_bytes, open_restored, segment_files, wal_file_name};
+use crate::support::oracle::{
+    amcheck, archive_start, assert_same_bytes, marker_commit_times, open_restored, segment_files, wal_file_name,
+};
 use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
 
 fn archived(scratch: &Scratch) -> (Server, Pitr<'_>, u64) {
@@ -142,7 +144,11 @@ fn a_hole_in_the_archive_is_not_the_end_of_the_wal() {
 #[test]
 fn an_archive_command_fills_an_archive_that_restores() {
     let scratch = Scratch::new();
-    let server = Server::builder(&scratch, "server").wal_segment_mib(1).setting("archive_mode", "on").start();
+    let server = Server::builder(&scratch, "server")
+        .wal_segment_mib(1)
+        .setting("archive_mode", "on")
+        .setting("autovacuum", "off")
+        .start();
     pgbench_tables(&server, 1);
     marker_table(&server);
     let pitr = Pitr::new(&scratch).source(&server).by_server_user();
@@ -157,17 +163,32 @@ fn an_archive_command_fills_an_archive_that_restores() {
     crate::support::load::wait_for_wal(&server, 3 << 20);
     load.stop(&server);
     let row = mark(&server);
+    // The file goes on to be written when nothing is committed any more.
+    server.sql("select pg_sleep(1.5)");
     let last = server.sql("select pg_walfile_name(pg_current_wal_lsn())");
     server.switch_wal();
     condition(format!("{last} to be archived"), PATIENCE, || {
         (server.sql(&format!("select last_archived_wal >= '{last}' from pg_stat_archiver")) == "t").then_some(())
     });
     assert_eq!(server.sql("select failed_count from pg_stat_archiver"), "0", "{}", server.log_text());
-    let to = scratch.join("restored");
-    pitr.restore(&server, &to, &["--target", "latest"]);
-    let restored = open_restored(&scratch, "restored", &server, &to);
-    assert!(crate::support::oracle::marker_xids(&restored).contains(&row));
-    amcheck(&restored);
+
+    // Times are known up to the last transaction pushed, whenever its file was written.
+    let time = marker_commit_times(&server)[&row].clone();
+    let listed = pitr.json(&["list"]);
+    let window = listed["windows"][0]["to"].as_str().unwrap();
+    let same = server.sql(&format!("select timestamptz '{window}' = timestamptz '{time}'"));
+    assert_eq!(same, "t", "{time} is not the end of {listed}");
+
+    // Both before either is opened: they push their own timelines, too.
+    let targets = [("latest", vec!["--target", "latest"]), ("timely", vec!["--target-time", &time])];
+    for (name, target) in &targets {
+        pitr.restore(&server, &scratch.join(name), target);
+    }
+    for (name, _) in &targets {
+        let restored = open_restored(&scratch, name, &server, &scratch.join(name));
+        assert!(crate::support::oracle::marker_xids(&restored).contains(&row));
+        amcheck(&restored);
+    }
 }
 
 /// PostgreSQL pushes a file again when it crashed before it noted the success.
