@@ -28,6 +28,8 @@ pub struct TimelineFiles {
     begins: Option<Offset>,
     /// By start, then widest first.
     segments: Vec<SegmentInfo>,
+    /// Log that is known to be missing.
+    gaps: Vec<OffsetRange>,
 }
 
 /// How much of a log file the archive holds.
@@ -50,7 +52,7 @@ impl TimelineFiles {
     /// # Errors
     /// When the store cannot be read.
     pub async fn list(archive: &Archive, timeline: TimelineId) -> Result<Self> {
-        let mut segments = Vec::new();
+        let (mut segments, mut gaps) = (Vec::new(), Vec::new());
         let tail_bytes = archive.identity.log_file_bytes;
         let mut see = |object: crate::store::ObjectInfo| match archive.layout.parse(&object.name) {
             Some(ObjectName::Segment { range, epoch, codec, .. }) => {
@@ -60,14 +62,16 @@ impl TimelineFiles {
                 let end = Offset(start.0 + object.bytes.min(tail_bytes));
                 segments.push(by_name(OffsetRange::new(start, end), epoch, Holder::Tail));
             }
+            Some(ObjectName::Gap { range, .. }) => gaps.push(range),
             _ => {}
         };
         archive.store.list(&archive.layout.timeline(timeline), None, true, &mut see).await?;
+        end_tails_where_log_goes_on(&mut segments);
         // Closed segments before tails, so that a sealed tail never hides its segment.
         segments.sort_by_key(|s| (s.range.start, s.holder == Holder::Tail, std::cmp::Reverse((s.range.end, s.epoch))));
         let history = history(archive, timeline).await?;
         let begins = history.and_then(|history| history.ancestors.last().map(|parent| parent.switch));
-        Ok(Self { archive: archive.clone(), timeline, begins, segments })
+        Ok(Self { archive: archive.clone(), timeline, begins, segments, gaps })
     }
 
     /// What the archive holds of a range.
@@ -97,9 +101,10 @@ impl TimelineFiles {
     }
 
     /// Whether another piece begins right where this one ends. A tail of which that is true
-    /// is full: a writer opens the next one only then.
+    /// is full: a writer opens the next one only then. Not where a gap was recorded in it.
     fn goes_on_behind(&self, part: &SegmentInfo) -> bool {
         self.segments.iter().any(|s| s.range.start == part.range.end)
+            && !self.gaps.iter().any(|gap| gap.intersection(part.range).is_some())
     }
 
     /// Writes `range` to `path`, verified, as a file of exactly `range`'s length: what lies
@@ -145,6 +150,20 @@ impl TimelineFiles {
         out.flush().map_err(failed)?;
         file.set_len(range.len()).map_err(failed)?;
         file.sync_data().map_err(failed)
+    }
+}
+
+/// The file of a tail may be longer than its log will ever be: that ends where another tail
+/// begins, or a closed segment that holds the rest.
+fn end_tails_where_log_goes_on(all: &mut [SegmentInfo]) {
+    let known = all.to_vec();
+    for tail in all.iter_mut().filter(|s| s.holder == Holder::Tail) {
+        let goes_on = |s: &&SegmentInfo| {
+            tail.range.contains(s.range.start)
+                && s.range.start > tail.range.start
+                && (s.holder == Holder::Tail || s.range.end >= tail.range.end)
+        };
+        tail.range.end = known.iter().filter(goes_on).map(|s| s.range.start).min().unwrap_or(tail.range.end);
     }
 }
 

@@ -116,6 +116,29 @@ async fn a_tail_that_is_not_full_is_followed_by_nothing() {
     assert!(error.message().contains("tail-0000000000000064-00000001"), "{error}");
 }
 
+/// Its file was made for more than became of it.
+#[tokio::test]
+async fn a_tail_ends_where_log_goes_on_though_its_file_is_longer() {
+    let archive = archive();
+    tail(&archive, 100, 150, 100, false).await;
+    tail(&archive, 150, 170, 100, false).await;
+    segment(&archive, 170, 280).await;
+    let files = files(&archive).await;
+    assert!(is_whole(&files.holding(range(100, 200))));
+    assert_eq!(written(&files, range(100, 200), 200).await.unwrap(), log(100, 200));
+}
+
+#[tokio::test]
+async fn a_tail_with_a_recorded_gap_in_it_is_not_full() {
+    let archive = archive();
+    tail(&archive, 100, 180, 100, false).await;
+    segment(&archive, 200, 300).await;
+    assert!(is_whole(&files(&archive).await.holding(range(100, 200))), "by the names alone");
+    let gap = ObjectName::Gap { timeline: T2, range: range(180, 200), epoch: 1 };
+    archive.store.create(&archive.layout.name(&gap), vec!["{}".into()]).await.unwrap();
+    assert_eq!(files(&archive).await.holding(range(100, 200)), Holding::Hole(Offset(200)));
+}
+
 #[tokio::test]
 async fn what_lies_behind_the_end_asked_for_is_zeros() {
     let archive = archive();
