@@ -8,6 +8,7 @@ use crate::support::oracle::{
     amcheck, archive_start, assert_ready_data_dir, assert_segments_equal_wal, marker_commit_times, marker_xids,
     open_restored, segment_files,
 };
+use crate::support::server::parse_lsn;
 use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
 
 /// Waits until the standby has replayed all that the primary has.
@@ -143,7 +144,7 @@ fn moments_well_before_the_promotion_restore_from_the_new_history() {
     let Failover { mut primary, standby, pitr, before } = failover(&scratch);
     let early = mark(&primary);
     let mut rows = vec![early, mark(&primary)];
-    primary.switch_wal();
+    let file = primary.switch_wal();
     let late = mark(&primary);
     rows.extend([late, mark(&primary)]);
     wait_for_standby(&primary, &standby);
@@ -151,6 +152,9 @@ fn moments_well_before_the_promotion_restore_from_the_new_history() {
     pitr.catch_up();
     primary.stop_immediate();
     standby.promote();
+    let history = std::fs::read_to_string(standby.wal_dir().join("00000002.history")).unwrap();
+    let switch = parse_lsn(history.split('\t').nth(1).unwrap());
+    assert_eq!(switch / standby.wal_segment_bytes() * standby.wal_segment_bytes(), file, "{history}");
     mark(&standby);
     pitr.catch_up();
     for (name, row) in [("early", early), ("late", late)] {

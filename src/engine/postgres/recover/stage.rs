@@ -372,3 +372,47 @@ impl OpenFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::cluster::Identity;
+
+    /// What the server gets when it asks for a file.
+    fn asked(stage: &Stage, name: &str, to: &Path) -> Option<i32> {
+        let mut command = std::process::Command::new("/bin/sh");
+        command.arg(stage.dir.join("fetch")).args([name, "taken"]).current_dir(to).status().unwrap().code()
+    }
+
+    #[test]
+    fn nothing_is_waited_for_once_all_log_is_fed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let identity = Identity {
+            format_version: 1,
+            engine: "postgres".into(),
+            system: "7".into(),
+            log_file_bytes: 1 << 20,
+            server_version: 15,
+        };
+        let job = RecoveryJob {
+            dir: scratch.path().join("data"),
+            scratch: scratch.path().join("run"),
+            identity,
+            timeline: TimelineId(1),
+            histories: Vec::new(),
+            data_bytes: 0,
+            start: Offset(5 << 20),
+            cut: Offset((6 << 20) + 100),
+            bin_dir: None,
+            os_user: None,
+        };
+        let stage = Stage::create(&job).unwrap();
+        let (came, missing) = ("000000010000000000000005", "000000010000000000000006");
+        assert!(stage.planned(came).exists() && stage.planned(missing).exists());
+        fs::write(stage.staged(came), b"log").unwrap();
+        stage.unmark().unwrap();
+        assert_eq!(asked(&stage, came, scratch.path()), Some(0));
+        assert_eq!(fs::read(scratch.path().join("taken")).unwrap(), b"log");
+        assert_eq!(asked(&stage, missing, scratch.path()), Some(1), "and not after ever so long");
+    }
+}
