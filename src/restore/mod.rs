@@ -184,8 +184,16 @@ fn destination(to: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Whether another file system begins at this directory.
+/// Whether something is mounted at this directory, a part of the same file system too, as a
+/// container's volume is.
 fn is_mount_point(dir: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    // Linux 5.8 and newer say so; else another device number does.
+    if let Ok(stat) = statx(CWD, dir, AtFlags::empty(), StatxFlags::BASIC_STATS)
+        && stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
+    {
+        return stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    }
     let device = |dir: &Path| fs::metadata(dir).map(|meta| meta.dev()).ok();
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     device(dir).is_some_and(|own| device(parent).is_some_and(|parents| parents != own))
