@@ -152,9 +152,12 @@ impl Tail {
         Ok(())
     }
 
-    /// Bytes in a file without a name are lost with the process.
+    /// Bytes in a file without a name are lost with the process. Asks for the number of names
+    /// and nothing else: a file whose times were asked for gets new ones with the next write
+    /// (Linux 6.13 and newer), which would cost each group of commits a change of its inode.
     fn still_named(&self) -> std::io::Result<()> {
-        match rustix::fs::fstat(&self.file)?.st_nlink {
+        use rustix::fs::{AtFlags, StatxFlags, statx};
+        match statx(&self.file, "", AtFlags::EMPTY_PATH, StatxFlags::NLINK)?.stx_nlink {
             0 => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "somebody removed the file")),
             _ => Ok(()),
         }
