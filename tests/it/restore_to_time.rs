@@ -376,6 +376,27 @@ fn no_recover_to_the_end_is_the_end_there_was() {
     amcheck(&restored);
 }
 
+/// Paths go through a shell, through PostgreSQL's `%f` and `%p`, and through its settings.
+#[test]
+fn odd_characters_in_paths_do_no_harm() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "source").wal_segment_mib(1).start();
+    marker_table(&server);
+    let pitr = Pitr::with_store(&scratch, r"50%f of it's \ \' here").source(&server).by_server_user();
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let rows = BTreeSet::from([mark(&server), mark(&server)]);
+    pitr.catch_up();
+    let to = scratch.join(r"100%p of it's \ \' there");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(marker_xids(&restored), rows);
+    let to = scratch.join("laid-out");
+    pitr.restore(&server, &to, &["--target", "latest", "--no-recover"]);
+    let restored = recover_elsewhere(&scratch, "laid-out", &to);
+    assert_eq!(marker_xids(&restored), rows);
+}
+
 #[test]
 fn tablespaces_move_to_where_the_map_says() {
     let scratch = Scratch::new();
