@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::Opened;
 use super::settings::Settings;
 use crate::catalog::Holder;
+use crate::catalog::index::NARROW;
 use crate::engine::{Detail, LogFile, ScanStart};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
@@ -19,6 +20,7 @@ use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::restore::file::{Holding, TimelineFiles};
 use crate::segment::cutter::Limits;
+use crate::stream::roll_up::{indexed, roll_up};
 
 /// Epoch of segments made by `archive_command`: no archiver holds it, so a push never
 /// fences one, and whatever an archiver made of the same range is preferred.
@@ -92,52 +94,72 @@ async fn push(
         ))
         .hint("does another server's archive_command point here? give it a --cluster of its own"));
     }
-    let mut scanner =
-        opened.engine.scanner(&archive.identity, timeline, ScanStart::LogFile(range.start), Detail::Marks);
-    let mut marks = Vec::new();
-    match scanner.feed(&bytes, &mut marks) {
-        Err(_) if partial => range.end = scanner.boundary(),
-        other => other.map_err(|e| e.context(path.display()))?,
-    }
-    let length = |range: OffsetRange| usize::try_from(range.len()).unwrap_or(usize::MAX);
-    let bytes = bytes.slice(..length(range));
-    if is_archived(opened, timeline, range, &bytes).await? {
-        return Ok(());
-    }
+    let length = |from: Offset, to: Offset| usize::try_from(to.since(from)).unwrap_or(usize::MAX);
     let log_file_bytes = archive.identity.log_file_bytes;
     let limits = Limits { log_file_bytes, segment_bytes: settings.stream.segment_bytes, flush_interval_micros: None };
-    let mut start = range.start;
-    while start < range.end {
+    let mut scanner =
+        opened.engine.scanner(&archive.identity, timeline, ScanStart::LogFile(range.start), Detail::Marks);
+    let (mut marks, mut boundaries) = (Vec::new(), Vec::new());
+    let mut at = range.start;
+    while at < range.end {
+        let end = limits.end_of(at).min(range.end);
+        match scanner.feed(&bytes[length(range.start, at)..length(range.start, end)], &mut marks) {
+            // What a promotion left ends somewhere.
+            Err(_) if partial => range.end = scanner.boundary(),
+            other => other.map_err(|e| e.context(path.display()))?,
+        }
+        boundaries.push(scanner.boundary());
+        at = end;
+    }
+    let bytes = bytes.slice(..length(range.start, range.end));
+    let files = TimelineFiles::list(archive, timeline).await?;
+    if is_archived(opened, &files, timeline, range, &bytes).await? {
+        return Ok(());
+    }
+    let (mut start, mut made) = (range.start, 0);
+    for boundary in boundaries {
         let piece = OffsetRange::new(start, limits.end_of(start).min(range.end));
-        let from = length(OffsetRange::new(range.start, start));
-        let raw = bytes.slice(from..from + length(piece));
+        if piece.is_empty() {
+            break;
+        }
+        let raw = bytes.slice(length(range.start, piece.start)..length(range.start, piece.end));
         let mut summary = Summary::empty(start, start);
         marks.iter().filter(|m| piece.start < m.end && m.end <= piece.end).for_each(|m| summary.add(m));
         summary.range = piece;
-        summary.boundary = boundary(opened, timeline, range.start, piece.end, &bytes);
+        summary.boundary = boundary.min(piece.end);
         summary.position = opened.engine.position(piece.end);
         // A file does not tell up to when it is complete: its times may be those of a copy,
         // and what was committed then may be in the next one.
         summary.confirmed = None;
         archive.create_segment(timeline, &raw, &summary, PUSHED, settings.stream.compression).await?;
-        start = piece.end;
+        (start, made) = (piece.end, made + 1);
+    }
+    if let Err(error) = index(opened, timeline, &files, made).await {
+        // The file is safe; an index only makes planning faster.
+        tracing::warn!(%error, "the footers were not rolled up into an index");
     }
     Ok(())
 }
 
-/// Where the last whole record at or before `end` ends.
-fn boundary(opened: &Opened, timeline: TimelineId, start: Offset, end: Offset, bytes: &Bytes) -> Offset {
-    let mut scanner =
-        opened.engine.scanner(&opened.archive.identity, timeline, ScanStart::LogFile(start), Detail::Marks);
-    let upto = usize::try_from(end.since(start)).unwrap_or(usize::MAX).min(bytes.len());
-    // The whole file was read without fault before.
-    let _ = scanner.feed(&bytes[..upto], &mut Vec::new());
-    scanner.boundary()
+/// Rolls footers up when those that no index holds have become enough for another one:
+/// `made` more than `files` knows. Where a hole lies in front of them none can be made,
+/// and the next try is as many later.
+async fn index(opened: &Opened, timeline: TimelineId, files: &TimelineFiles, made: usize) -> Result<()> {
+    let before = files.closed_from(indexed(&opened.archive, timeline).await?);
+    if (before + made) / NARROW == before / NARROW {
+        return Ok(());
+    }
+    roll_up(&opened.archive, opened.engine.as_ref(), timeline, PUSHED).await
 }
 
 /// Whether the archive holds these very bytes already.
-async fn is_archived(opened: &Opened, timeline: TimelineId, range: OffsetRange, bytes: &Bytes) -> Result<bool> {
-    let files = TimelineFiles::list(&opened.archive, timeline).await?;
+async fn is_archived(
+    opened: &Opened,
+    files: &TimelineFiles,
+    timeline: TimelineId,
+    range: OffsetRange,
+    bytes: &Bytes,
+) -> Result<bool> {
     let (Holding::Whole(parts) | Holding::Beginning(parts)) = files.holding(range) else { return Ok(false) };
     let mut covered = range.start;
     // What a tail holds is not in a segment yet.

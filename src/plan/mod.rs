@@ -34,6 +34,8 @@ mod cut;
 mod path;
 mod refusal;
 mod refuse;
+mod seek;
+mod sides;
 mod window;
 
 #[cfg(test)]
@@ -45,6 +47,8 @@ pub use refusal::{Refusal, Why};
 pub use window::{Window, windows};
 
 use path::Link;
+use seek::Seek;
+use sides::Sides;
 
 /// What restore is to do; it decides nothing of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,33 +135,6 @@ enum State {
     Sides(Sides),
 }
 
-/// A search for the cut, from link to link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seek {
-    /// The base backup, as its place in the planner's list, from which the log is searched.
-    reach: usize,
-    /// Start of the link that is being read.
-    link: Offset,
-    /// The latest transaction read so far.
-    seen: Option<Timestamp>,
-}
-
-/// A search for the last transaction in and the first one out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Sides {
-    reach: usize,
-    cut: Offset,
-    /// Start of the link that is being read.
-    link: Offset,
-    last_in: Option<Transaction>,
-    /// Only links that begin before may still tell the last transaction in.
-    back: Option<Offset>,
-    first_out: Option<Transaction>,
-    /// Only links that end after may still tell the first transaction out.
-    forward: Option<Offset>,
-    notes: Vec<String>,
-}
-
 /// Whether the archive holds the log that makes a base backup consistent.
 #[must_use]
 pub fn restorable(catalog: &Catalog, base: &str) -> bool {
@@ -231,37 +208,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Tries the base backups before `newer`, the newest first.
-    fn time(&self, time: Timestamp, newer: usize) -> Result<Narrowed, Refusal> {
-        for (index, reach) in self.reaches.iter().enumerate().take(newer).rev() {
-            if !reach.usable() || reach.base.ended > time {
-                continue;
-            }
-            if let Some(link) = self.late_link(reach, time, reach.base.start) {
-                return Ok(self.seek(Seek { reach: index, link: link.range.start, seen: None }, &link));
-            }
-            if reach.certain >= Some(time) {
-                return Ok(self.at(index, reach.boundary, self.whole_log(reach, time)));
-            }
-        }
-        Err(self.no_time(time))
-    }
-
-    /// The first link that ends after `from` and may hold a late transaction, or one
-    /// that tells how far the log is known.
-    fn late_link(&self, reach: &Reach<'_>, time: Timestamp, from: Offset) -> Option<Link<'_>> {
-        if reach.latest < Some(time) {
-            return None;
-        }
-        let asks = |link: &Link<'_>| {
-            let clipped = link.surplus() || link.info.range.start < reach.base.start;
-            link.info.times.is_some_and(|(_, latest)| {
-                cut::is_late(latest, time, self.target.inclusive) || (clipped && latest >= time)
-            })
-        };
-        self.path.links(self.catalog, OffsetRange::new(from, reach.end)).find(asks)
-    }
-
     /// The newest restore point of this name on the path.
     fn name(&self, name: &str) -> Result<Narrowed, Refusal> {
         let mut found = self.path.legs().iter().flat_map(|leg| {
@@ -286,171 +232,6 @@ impl<'a> Planner<'a> {
     /// The newest base backup with which a cut can be reached.
     fn base_for(&self, cut: Offset) -> Option<usize> {
         self.reaches.iter().rposition(|reach| reach.usable() && reach.base.end <= cut && cut <= reach.boundary)
-    }
-
-    /// Searches every stretch of log that can be replayed, from the oldest on; `from`
-    /// is the base backup to begin with.
-    fn native(&self, from: usize, term: &str, value: &str) -> Result<Narrowed, Refusal> {
-        let mut searched = Offset::ZERO;
-        for (index, reach) in self.reaches.iter().enumerate().skip(from) {
-            // A later base backup of a stretch adds no log to it.
-            if !reach.usable() || reach.end <= searched {
-                continue;
-            }
-            searched = reach.end;
-            if let Some(link) = self.holding_link(reach, reach.base.start) {
-                return Ok(self.seek(Seek { reach: index, link: link.range.start, seen: None }, &link));
-            }
-        }
-        Err(self.no_native(term, value))
-    }
-
-    /// The first link that ends after `from` and may hold the locator's point.
-    fn holding_link(&self, reach: &Reach<'_>, from: Offset) -> Option<Link<'_>> {
-        let locator = self.locator?;
-        let mut links = self.path.links(self.catalog, OffsetRange::new(from, reach.end));
-        links.find(|link| locator.may_hold(link.info))
-    }
-
-    /// Looks for the cut in the marks of the link that was read.
-    fn sought(&self, seek: Seek, marks: &[Mark]) -> Result<Step, Refusal> {
-        let reach = self.reach(seek.reach);
-        let Some(link) = self.link_at(seek.link) else { return Err(self.no_base()) };
-        let part = self.part(reach, &link);
-        let seen = seek.seen.max(cut::latest(cut::within(marks, part)));
-        let next =
-            |link: Link<'_>| Step::Read(self.seek(Seek { reach: seek.reach, link: link.range.start, seen }, &link));
-        match (&self.target.point, self.locator) {
-            (Point::Time(time), _) => {
-                match cut::for_time(cut::within(marks, part), *time, self.target.inclusive) {
-                    Some(cut) if cut >= reach.base.end => Ok(self.found(seek.reach, cut, &link, marks)),
-                    // This base backup is consistent only later.
-                    Some(_) => self.time(*time, seek.reach).map(|narrowed| self.onward(narrowed)),
-                    None => match self.late_link(reach, *time, link.range.end) {
-                        Some(link) => Ok(next(link)),
-                        None if reach.certain.max(seen) >= Some(*time) => {
-                            let narrowed = self.at(seek.reach, reach.boundary, self.whole_log(reach, *time));
-                            Ok(self.onward(narrowed))
-                        }
-                        None => self.time(*time, seek.reach).map(|narrowed| self.onward(narrowed)),
-                    },
-                }
-            }
-            (Point::Native { term, value }, Some(locator)) => {
-                match cut::for_locator(cut::within(marks, part), locator, self.target.inclusive) {
-                    Some(cut) => {
-                        let base = self.base_for(cut).ok_or_else(|| self.no_offset(cut, &format!("{term} {value}")))?;
-                        Ok(self.found(base, cut, &link, marks))
-                    }
-                    None => match self.holding_link(reach, link.range.end) {
-                        Some(link) => Ok(next(link)),
-                        None => {
-                            let stretch = self.reaches.partition_point(|r| r.base.start < reach.end);
-                            self.native(stretch, term, value).map(|narrowed| self.onward(narrowed))
-                        }
-                    },
-                }
-            }
-            // No other point begins a search.
-            _ => Err(self.no_base()),
-        }
-    }
-
-    fn onward(&self, narrowed: Narrowed) -> Step {
-        match narrowed {
-            Narrowed { read: None, state: State::Sides(sides), .. } => self.step(sides),
-            narrowed => Step::Read(narrowed),
-        }
-    }
-
-    /// The cut is found in the marks of `link`, which tell its neighbours, too.
-    fn found(&self, reach: usize, cut: Offset, link: &Link<'_>, marks: &[Mark]) -> Step {
-        let mut sides = Sides::new(reach, cut, Vec::new());
-        sides.link = link.range.start;
-        self.look_aside(&mut sides, marks);
-        self.step(sides)
-    }
-
-    /// The cut is known without reading.
-    fn at(&self, reach: usize, cut: Offset, notes: Vec<String>) -> Narrowed {
-        let mut sides = Sides::new(reach, cut, notes);
-        let read = self.next_aside(&mut sides);
-        self.narrowed(reach, read, State::Sides(sides))
-    }
-
-    /// Takes what the marks of the link that was read say of the cut's neighbours.
-    fn look_aside(&self, sides: &mut Sides, marks: &[Mark]) {
-        let Some(link) = self.link_at(sides.link) else { return };
-        let part = self.part(self.reach(sides.reach), &link);
-        if sides.back.is_some_and(|back| link.range.start < back) {
-            sides.last_in = cut::last_in(cut::within(marks, part), sides.cut);
-            sides.back = sides.last_in.is_none().then_some(link.range.start);
-        }
-        if sides.forward.is_some_and(|forward| link.range.end > forward) {
-            sides.first_out = cut::first_out(cut::within(marks, part), sides.cut);
-            sides.forward = sides.first_out.is_none().then_some(link.range.end);
-        }
-    }
-
-    /// The next piece to read for the cut's neighbours.
-    fn next_aside(&self, sides: &mut Sides) -> Option<Read> {
-        let reach = self.reach(sides.reach);
-        let links = |from, to| self.path.links(self.catalog, OffsetRange::new(from, to));
-        let busy = |link: &Link<'_>| link.info.transactions > 0;
-        let back = sides.back.and_then(|back| links(reach.base.start, back).rev().find(busy));
-        let link = match back {
-            Some(link) => Some(link),
-            None => {
-                sides.back = None;
-                sides.forward.and_then(|forward| links(forward, reach.end).find(busy))
-            }
-        };
-        if link.is_none() {
-            sides.forward = None;
-        }
-        let link = link?;
-        sides.link = link.range.start;
-        Some(self.read(reach, &link, Detail::Marks))
-    }
-
-    fn step(&self, mut sides: Sides) -> Step {
-        match self.next_aside(&mut sides) {
-            Some(read) => Step::Read(self.narrowed(sides.reach, Some(read), State::Sides(sides))),
-            None => Step::Done(self.plan(sides)),
-        }
-    }
-
-    fn plan(&self, sides: Sides) -> Plan {
-        let reach = self.reach(sides.reach);
-        let more_follows = reach.boundary > sides.cut;
-        let mut log = Vec::new();
-        for link in self.path.links(self.catalog, OffsetRange::new(reach.base.start, reach.end)) {
-            log.push(planned(&link, reach.base.start));
-            if link.range.end >= sides.cut && (!more_follows || link.boundary() > sides.cut) {
-                break;
-            }
-        }
-        Plan {
-            base: reach.base.clone(),
-            timeline: self.path.leg_before(sides.cut).map_or(self.path.leaf(), |leg| leg.timeline),
-            path: self.path.clone(),
-            log,
-            cut: sides.cut,
-            more_follows,
-            last_in: sides.last_in,
-            first_out: sides.first_out,
-            notes: self.passed_over(sides.reach, sides.cut).into_iter().chain(sides.notes).collect(),
-            log_bytes: sides.cut.since(reach.base.start),
-        }
-    }
-
-    fn seek(&self, seek: Seek, link: &Link<'_>) -> Narrowed {
-        let detail = match self.locator {
-            Some(locator) if matches!(self.target.point, Point::Native { .. }) => locator.detail(),
-            _ => Detail::Marks,
-        };
-        let read = self.read(self.reach(seek.reach), link, detail);
-        self.narrowed(seek.reach, Some(read), State::Seek(seek))
     }
 
     fn narrowed(&self, reach: usize, read: Option<Read>, state: State) -> Narrowed {
@@ -479,13 +260,6 @@ impl<'a> Planner<'a> {
 
     fn reach(&self, index: usize) -> &Reach<'a> {
         &self.reaches[index]
-    }
-}
-
-impl Sides {
-    const fn new(reach: usize, cut: Offset, notes: Vec<String>) -> Self {
-        let (back, forward) = (Some(cut), Some(cut));
-        Self { reach, cut, link: cut, last_in: None, back, first_out: None, forward, notes }
     }
 }
 

@@ -74,6 +74,12 @@ impl TimelineFiles {
         Ok(Self { archive: archive.clone(), timeline, begins, segments, gaps })
     }
 
+    /// How many closed segments there are from an offset on.
+    #[must_use]
+    pub fn closed_from(&self, from: Offset) -> usize {
+        self.segments.iter().filter(|s| s.holder != Holder::Tail && s.range.start >= from).count()
+    }
+
     /// What the archive holds of a range.
     #[must_use]
     pub fn holding(&self, range: OffsetRange) -> Holding {

@@ -7,7 +7,24 @@ use crate::catalog::index::{self, Index};
 use crate::catalog::layout::ObjectName;
 use crate::engine::Engine;
 use crate::error::{Kind, Result};
+use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
+use crate::store::ObjectInfo;
+
+/// The offset up to which indexes tell what there is.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn indexed(archive: &Archive, timeline: TimelineId) -> Result<Offset> {
+    let mut end = Offset::ZERO;
+    let mut see = |object: ObjectInfo| {
+        if let Some(ObjectName::Index { range, .. }) = archive.layout.parse(&object.name) {
+            end = end.max(range.end);
+        }
+    };
+    archive.store.list(&archive.layout.index(timeline), None, true, &mut see).await?;
+    Ok(end)
+}
 
 /// Rolls footers up into indexes, as many as are due.
 ///

@@ -15,138 +15,40 @@
 //! 5. Nothing is reported durable unless the writer's epoch is still the highest.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::ack::AckTracker;
 use super::compact::compact;
 use super::tail::{Spare, Tail, make_spare};
-use crate::catalog::archive::Archive;
-use crate::catalog::fence::Epoch;
 use crate::catalog::index;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Holder, SegmentInfo};
-use crate::engine::{Engine, Scanner};
 use crate::error::{Error, Result};
 use crate::model::mark::Mark;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
-use crate::model::time::{Clock, Timestamp};
-use crate::model::timeline::TimelineId;
-use crate::segment::codec::Compression;
-use crate::segment::cutter::Limits;
+use crate::model::time::Timestamp;
 use crate::segment::trailer::Trailer;
 use crate::segment::write::SegmentWriter;
 use crate::store::local::make_folder;
 
 mod here;
+mod setup;
+mod thread;
 mod upload;
 
 pub use here::{Here, Tried};
+pub use setup::{Carried, Input, Progress, Setup};
+pub use thread::run;
 use upload::{Made, Upload};
-
-/// Most bytes taken from the queue before they are made durable together.
-const GROUP_BYTES_MAX: u64 = 4 << 20;
 
 /// Segments on their way to the store at once: compressed beside each other, and created
 /// one after the other, so that a crash never leaves a later one without an earlier.
 const UPLOADS_MAX: usize = 2;
-
-/// What the writer is told.
-#[derive(Debug)]
-pub enum Input {
-    /// Log bytes that begin at `start`.
-    Data {
-        /// Offset of the first byte.
-        start: Offset,
-        /// The bytes.
-        bytes: Bytes,
-        /// The end of the server's log when it sent them.
-        log_end: Offset,
-        /// The server's clock when it sent them.
-        time: Timestamp,
-    },
-    /// The server had sent its log up to `log_end` at `time`, all of it or not.
-    Confirmed {
-        /// The end of what it had sent.
-        log_end: Offset,
-        /// The server's clock.
-        time: Timestamp,
-    },
-    /// Time passed: close what is overdue.
-    Tick,
-    /// Close everything: no more comes.
-    Finish {
-        /// Seal the tail too, because this timeline ends here.
-        seal: bool,
-    },
-}
-
-/// How far the writer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// One past the last byte taken in.
-    pub received: Offset,
-    /// May be acknowledged: durable, and whole records only.
-    pub durable: Offset,
-    /// Time of the newest transaction that is durable.
-    pub newest: Option<Timestamp>,
-}
-
-/// Everything a writer needs to begin.
-pub struct Setup {
-    /// Where to write.
-    pub archive: Archive,
-    /// Whose log it is.
-    pub engine: Arc<dyn Engine>,
-    /// The writer's epoch.
-    pub epoch: Epoch,
-    /// The timeline.
-    pub timeline: TimelineId,
-    /// Where segments end.
-    pub limits: Limits,
-    /// How they are compressed.
-    pub compression: Compression,
-    /// Scanner that stands at `start`.
-    pub scanner: Box<dyn Scanner>,
-    /// The first byte to come.
-    pub start: Offset,
-    /// The end of the server's log when the session began.
-    pub log_end: Offset,
-    /// Whether the server's clock tells up to when the log is complete: that of a primary
-    /// does. A standby may lack log for hours and not know it.
-    pub confirms: bool,
-    /// Bytes that precede `start` without a gap and are not in a segment yet: what an
-    /// older tail held. With the marks that end in them.
-    pub carried: Option<Carried>,
-    /// Segments of the log file that `start` lies in, to be superseded by one.
-    pub file_segments: Vec<SegmentInfo>,
-    /// How many segments no index holds yet.
-    pub unindexed: usize,
-    /// Where tails go; `None` for stores without them.
-    pub tail_folder: Option<PathBuf>,
-    /// What time it is.
-    pub clock: Arc<dyn Clock>,
-}
-
-/// The valid bytes of a tail that another writer left.
-pub struct Carried {
-    /// First offset.
-    pub start: Offset,
-    /// The bytes.
-    pub bytes: Bytes,
-    /// What they hold.
-    pub summary: Summary,
-    /// The object they came from, removed once they are safe in a tail of ours.
-    pub object: String,
-    /// The log is known to be complete up to this moment.
-    pub confirmed: Option<Timestamp>,
-}
 
 /// The segment being filled.
 enum Open {
@@ -164,6 +66,17 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(setup: &Setup) -> (Arc<Self>, watch::Receiver<Progress>) {
+        let boundary = setup.scanner.boundary().min(setup.start);
+        let start = setup.carried.as_ref().map_or(setup.start, |carried| carried.start);
+        // What a tail holds is told only once it is durable under our own hand; until then
+        // nothing is, for a position told to the server must never go back.
+        let durable = if setup.carried.is_some() { Offset::ZERO } else { boundary.min(start) };
+        let (progress, receiver) = watch::channel(Progress { received: setup.start, durable, newest: None });
+        let tracker = Mutex::new(AckTracker::new(start, boundary.min(start)));
+        (Arc::new(Self { tracker, progress, failure: Mutex::new(None) }), receiver)
+    }
+
     fn durable(&self, range: OffsetRange, boundary: Offset, newest: Option<Timestamp>) {
         let durable = self.tracker.lock().unwrap_or_else(PoisonError::into_inner).durable(range, boundary);
         self.progress.send_if_modified(|progress| {
@@ -204,90 +117,24 @@ struct Writer {
     confirmed: Option<Timestamp>,
 }
 
-/// Starts the writer. It ends after [`Input::Finish`] or when the queue closes, with
-/// everything it took in durable, or with the first error.
-pub fn run(
-    setup: Setup,
-    mut queue: mpsc::Receiver<Input>,
-) -> (JoinHandle<Result<()>>, Here, watch::Receiver<Progress>) {
-    let boundary = setup.scanner.boundary().min(setup.start);
-    let start = setup.carried.as_ref().map_or(setup.start, |carried| carried.start);
-    // What a tail holds is told only once it is durable under our own hand; until then
-    // nothing is, for a position told to the server must never go back.
-    let durable = if setup.carried.is_some() { Offset::ZERO } else { boundary.min(start) };
-    let (progress, receiver) = watch::channel(Progress { received: setup.start, durable, newest: None });
-    let shared = Arc::new(Shared {
-        tracker: Mutex::new(AckTracker::new(start, boundary.min(start))),
-        progress,
-        failure: Mutex::new(None),
-    });
-    let runtime = Handle::current();
-    let writer = Writer {
-        offset: setup.start,
-        log_end: setup.log_end,
-        setup,
-        runtime,
-        shared,
-        marks: Vec::new(),
-        open: None,
-        uploads: VecDeque::new(),
-        newest_upload: None,
-        spare: None,
-        spares_made: 0,
-        confirmed: None,
-    };
-    let writer = Arc::new(Mutex::new(writer));
-    let here = Here::new(&writer);
-    let task = tokio::task::spawn_blocking(move || work(&writer, &mut queue));
-    (task, here, receiver)
-}
-
-/// The writer's thread. When it ends nothing of it is at work any more: the next session
-/// may be a writer of the same epoch, with the same names.
-fn work(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Result<()> {
-    let result = take_groups(writer, queue);
-    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-    writer.open = None;
-    for upload in std::mem::take(&mut writer.uploads) {
-        // Its error, if any, is in `shared`, and the first one was told.
-        let _ = writer.runtime.block_on(upload);
-    }
-    if let Some(task) = writer.spare.take() {
-        // Dropping the spare removes its file.
-        drop(writer.runtime.block_on(task));
-    }
-    result
-}
-
-/// Takes groups of messages from the queue.
-fn take_groups(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Result<()> {
-    let lock = || writer.lock().unwrap_or_else(PoisonError::into_inner);
-    lock().adopt_carried()?;
-    while let Some(input) = queue.blocking_recv() {
-        let mut writer = lock();
-        // What failed on the session's thread is told here.
-        writer.shared.take_failure().map_or(Ok(()), Err)?;
-        let mut bytes = 0;
-        let mut next = Some(input);
-        while let Some(input) = next {
-            if let Input::Data { bytes: data, .. } = &input {
-                bytes += data.len() as u64;
-            }
-            if let Input::Finish { seal } = input {
-                return writer.finish(seal);
-            }
-            writer.take(input)?;
-            next = if bytes < GROUP_BYTES_MAX { queue.try_recv().ok() } else { None };
-        }
-        writer.sync_tail()?;
-        writer.shared.take_failure().map_or(Ok(()), Err)?;
-    }
-    // The session was dropped (connection lost): what is in the tail stays there;
-    // what is only in memory is closed so that it need not be sent again.
-    lock().finish(false)
-}
-
 impl Writer {
+    fn new(setup: Setup, shared: Arc<Shared>) -> Self {
+        Self {
+            runtime: Handle::current(),
+            shared,
+            marks: Vec::new(),
+            open: None,
+            uploads: VecDeque::new(),
+            newest_upload: None,
+            spare: None,
+            spares_made: 0,
+            offset: setup.start,
+            log_end: setup.log_end,
+            confirmed: None,
+            setup,
+        }
+    }
+
     /// Whether `bytes` more leave the open segment a tail that is not full.
     fn has_room_in_tail(&self, bytes: u64) -> bool {
         matches!(&self.open, Some((Open::Tail(tail), _))

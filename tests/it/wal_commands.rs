@@ -268,3 +268,38 @@ fn files_are_prepared_by_one_process_at_a_time() {
     let original = std::fs::read(server.wal_dir().join(&name)).unwrap();
     assert_same_bytes(&name, &std::fs::read(ready.join(&name)).unwrap(), &original);
 }
+
+/// Planning reads few objects, whoever made the archive.
+#[test]
+fn pushed_segments_are_rolled_up_into_indexes() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).setting("autovacuum", "off").start();
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    let size = server.wal_segment_bytes();
+    let first = server.switch_wal();
+    // A switch alone writes nothing after another one.
+    server.sql(&"select pg_logical_emit_message(false, 'test', 'x'); select pg_switch_wal();".repeat(260));
+    let files: Vec<String> = (0..257).map(|i| wal_file_name(1, first + i * size, size)).collect();
+    let indexes = || {
+        std::fs::read_dir(pitr.cluster_dir().join("log/00000001/index"))
+            .map(|dir| dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>())
+            .unwrap_or_default()
+    };
+    let push = |name: &String| pitr.ok(["wal-push".as_ref(), server.wal_dir().join(name).as_os_str()]);
+    files[..255].iter().for_each(|name| drop(push(name)));
+    assert_eq!(indexes(), Vec::<String>::new());
+    files[255..].iter().for_each(|name| drop(push(name)));
+    let index = indexes();
+    assert_eq!(index.len(), 1, "{index:?}");
+    let whole = format!("{:016X}-{:016X}", first, first + 256 * size);
+    assert!(index[0].starts_with(&whole), "{index:?} is not of {whole}");
+    pitr.ok(["verify"]);
+    // Who reads it takes the log for what it is: streaming goes on behind it.
+    pitr.catch_up();
+    let listed = pitr.json(&["list"]);
+    assert_eq!(listed["gaps"], serde_json::json!([]), "{listed}");
+    assert_eq!(archive_start(&pitr.cluster_dir(), 1), first);
+    let files = segment_files(&pitr.cluster_dir());
+    assert!(files.windows(2).all(|pair| pair[0].end == pair[1].start), "{files:?}");
+}

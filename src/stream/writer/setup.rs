@@ -1,0 +1,108 @@
+//! What a writer is given, is told, and tells.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::catalog::SegmentInfo;
+use crate::catalog::archive::Archive;
+use crate::catalog::fence::Epoch;
+use crate::engine::{Engine, Scanner};
+use crate::model::offset::Offset;
+use crate::model::summary::Summary;
+use crate::model::time::{Clock, Timestamp};
+use crate::model::timeline::TimelineId;
+use crate::segment::codec::Compression;
+use crate::segment::cutter::Limits;
+
+/// What the writer is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Log bytes that begin at `start`.
+    Data {
+        /// Offset of the first byte.
+        start: Offset,
+        /// The bytes.
+        bytes: Bytes,
+        /// The end of the server's log when it sent them.
+        log_end: Offset,
+        /// The server's clock when it sent them.
+        time: Timestamp,
+    },
+    /// The server had sent its log up to `log_end` at `time`, all of it or not.
+    Confirmed {
+        /// The end of what it had sent.
+        log_end: Offset,
+        /// The server's clock.
+        time: Timestamp,
+    },
+    /// Time passed: close what is overdue.
+    Tick,
+    /// Close everything: no more comes.
+    Finish {
+        /// Seal the tail too, because this timeline ends here.
+        seal: bool,
+    },
+}
+
+/// How far the writer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// One past the last byte taken in.
+    pub received: Offset,
+    /// May be acknowledged: durable, and whole records only.
+    pub durable: Offset,
+    /// Time of the newest transaction that is durable.
+    pub newest: Option<Timestamp>,
+}
+
+/// Everything a writer needs to begin.
+pub struct Setup {
+    /// Where to write.
+    pub archive: Archive,
+    /// Whose log it is.
+    pub engine: Arc<dyn Engine>,
+    /// The writer's epoch.
+    pub epoch: Epoch,
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// Where segments end.
+    pub limits: Limits,
+    /// How they are compressed.
+    pub compression: Compression,
+    /// Scanner that stands at `start`.
+    pub scanner: Box<dyn Scanner>,
+    /// The first byte to come.
+    pub start: Offset,
+    /// The end of the server's log when the session began.
+    pub log_end: Offset,
+    /// Whether the server's clock tells up to when the log is complete: that of a primary
+    /// does. A standby may lack log for hours and not know it.
+    pub confirms: bool,
+    /// Bytes that precede `start` without a gap and are not in a segment yet: what an
+    /// older tail held. With the marks that end in them.
+    pub carried: Option<Carried>,
+    /// Segments of the log file that `start` lies in, to be superseded by one.
+    pub file_segments: Vec<SegmentInfo>,
+    /// How many segments no index holds yet.
+    pub unindexed: usize,
+    /// Where tails go; `None` for stores without them.
+    pub tail_folder: Option<PathBuf>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The valid bytes of a tail that another writer left.
+pub struct Carried {
+    /// First offset.
+    pub start: Offset,
+    /// The bytes.
+    pub bytes: Bytes,
+    /// What they hold.
+    pub summary: Summary,
+    /// The object they came from, removed once they are safe in a tail of ours.
+    pub object: String,
+    /// The log is known to be complete up to this moment.
+    pub confirmed: Option<Timestamp>,
+}
