@@ -13,7 +13,7 @@ use super::Opened;
 use super::settings::Settings;
 use crate::catalog::Holder;
 use crate::catalog::index::NARROW;
-use crate::engine::{Detail, LogFile, ScanStart};
+use crate::engine::{Detail, LogFile, ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
@@ -82,7 +82,6 @@ async fn push(
     path: &Path,
 ) -> Result<()> {
     let archive = &opened.archive;
-    let mut range = range;
     // Every whole file begins with the identity of its system.
     if let Some(system) = opened.engine.log_files(&archive.identity).system(&bytes)
         && system != archive.identity.system
@@ -94,51 +93,65 @@ async fn push(
         ))
         .hint("does another server's archive_command point here? give it a --cluster of its own"));
     }
-    let length = |from: Offset, to: Offset| usize::try_from(to.since(from)).unwrap_or(usize::MAX);
     let log_file_bytes = archive.identity.log_file_bytes;
     let limits = Limits { log_file_bytes, segment_bytes: settings.stream.segment_bytes, flush_interval_micros: None };
     let mut scanner =
         opened.engine.scanner(&archive.identity, timeline, ScanStart::LogFile(range.start), Detail::Marks);
-    let (mut marks, mut boundaries) = (Vec::new(), Vec::new());
-    let mut at = range.start;
-    while at < range.end {
-        let end = limits.end_of(at).min(range.end);
-        match scanner.feed(&bytes[length(range.start, at)..length(range.start, end)], &mut marks) {
-            // What a promotion left ends somewhere.
-            Err(_) if partial => range.end = scanner.boundary(),
-            other => other.map_err(|e| e.context(path.display()))?,
-        }
-        boundaries.push(scanner.boundary());
-        at = end;
-    }
-    let bytes = bytes.slice(..length(range.start, range.end));
+    let segments = cut(scanner.as_mut(), range, &bytes, &limits, partial).map_err(|e| e.context(path.display()))?;
+    let Some(range) = segments.last().map(|last| OffsetRange::new(range.start, last.range.end)) else { return Ok(()) };
     let files = TimelineFiles::list(archive, timeline).await?;
     if is_archived(opened, &files, timeline, range, &bytes).await? {
         return Ok(());
     }
-    let (mut start, mut made) = (range.start, 0);
-    for boundary in boundaries {
-        let piece = OffsetRange::new(start, limits.end_of(start).min(range.end));
-        if piece.is_empty() {
-            break;
-        }
-        let raw = bytes.slice(length(range.start, piece.start)..length(range.start, piece.end));
-        let mut summary = Summary::empty(start, start);
-        marks.iter().filter(|m| piece.start < m.end && m.end <= piece.end).for_each(|m| summary.add(m));
-        summary.range = piece;
-        summary.boundary = boundary.min(piece.end);
-        summary.position = opened.engine.position(piece.end);
-        // A file does not tell up to when it is complete: its times may be those of a copy,
-        // and what was committed then may be in the next one.
-        summary.confirmed = None;
+    let made = segments.len();
+    for mut summary in segments {
+        let raw = bytes.slice(place(range.start, summary.range));
+        summary.position = opened.engine.position(summary.range.end);
         archive.create_segment(timeline, &raw, &summary, PUSHED, settings.stream.compression).await?;
-        (start, made) = (piece.end, made + 1);
     }
     if let Err(error) = index(opened, timeline, &files, made).await {
         // The file is safe; an index only makes planning faster.
         tracing::warn!(%error, "the footers were not rolled up into an index");
     }
     Ok(())
+}
+
+/// The bytes of `range` in a file that begins at `start`.
+fn place(start: Offset, range: OffsetRange) -> std::ops::Range<usize> {
+    let at = |offset: Offset| usize::try_from(offset.since(start)).unwrap_or(usize::MAX);
+    at(range.start)..at(range.end)
+}
+
+/// Cuts the log file of `range` into segments. A partial file, which a promotion left, ends
+/// with its last whole record. No segment says up to when the log is complete: a file's
+/// times may be those of a copy, and what was committed then may be in the next one.
+fn cut(
+    scanner: &mut dyn Scanner,
+    range: OffsetRange,
+    bytes: &[u8],
+    limits: &Limits,
+    partial: bool,
+) -> Result<Vec<Summary>> {
+    let (mut segments, mut marks) = (Vec::new(), Vec::new());
+    let (mut at, mut end) = (range.start, range.end);
+    while at < end {
+        let mut summary = Summary::empty(at, at);
+        summary.range.end = limits.end_of(at).min(end);
+        match scanner.feed(&bytes[place(range.start, summary.range)], &mut marks) {
+            Err(_) if partial => end = scanner.boundary(),
+            fed => fed?,
+        }
+        summary.boundary = scanner.boundary();
+        marks.drain(..).for_each(|mark| summary.add(&mark));
+        at = summary.range.end;
+        segments.push(summary);
+    }
+    // The record that broke off may have begun in an earlier segment.
+    segments.retain(|segment| segment.range.start < end);
+    if let Some(last) = segments.last_mut() {
+        last.range.end = last.range.end.min(end);
+    }
+    Ok(segments)
 }
 
 /// Rolls footers up when those that no index holds have become enough for another one:
@@ -166,9 +179,7 @@ async fn is_archived(
     for part in parts.iter().take_while(|part| part.holder != Holder::Tail) {
         let Some(both) = range.intersection(part.range) else { continue };
         let old = opened.archive.raw(timeline, part).await?;
-        let at = |offset: Offset, from: Offset| usize::try_from(offset.since(from)).unwrap_or(usize::MAX);
-        let old = old.slice(at(both.start, part.range.start)..at(both.end, part.range.start));
-        if old != bytes.slice(at(both.start, range.start)..at(both.end, range.start)) {
+        if old[place(part.range.start, both)] != bytes[place(range.start, both)] {
             let name = opened.archive.object_of(timeline, part);
             return Err(Error::new(Kind::Fenced, format!("{name} holds other bytes than the file pushed now"))
                 .hint("do two servers archive into one place? was a standby promoted without a new timeline?"));
@@ -176,4 +187,61 @@ async fn is_archived(
         covered = both.end;
     }
     Ok(covered >= range.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::mark::Mark;
+
+    /// Records of ten bytes, of which the one with a zero is not sound.
+    struct Tens(Vec<u8>);
+
+    impl Scanner for Tens {
+        fn feed(&mut self, bytes: &[u8], _: &mut Vec<Mark>) -> Result<()> {
+            for byte in bytes {
+                if *byte == 0 {
+                    return Err(Error::corruption("zero"));
+                }
+                self.0.push(*byte);
+            }
+            Ok(())
+        }
+
+        fn boundary(&self) -> Offset {
+            Offset(self.0.len() as u64 / 10 * 10)
+        }
+
+        fn offset(&self) -> Offset {
+            Offset(self.0.len() as u64)
+        }
+    }
+
+    fn cut_tens(bytes: &[u8], partial: bool) -> Result<Vec<(u64, u64, u64)>> {
+        let limits = Limits { log_file_bytes: 128, segment_bytes: 32, flush_interval_micros: None };
+        let range = OffsetRange::new(Offset(0), Offset(bytes.len() as u64));
+        let segments = cut(&mut Tens(Vec::new()), range, bytes, &limits, partial)?;
+        Ok(segments.iter().map(|s| (s.range.start.0, s.range.end.0, s.boundary.0)).collect())
+    }
+
+    #[test]
+    fn each_segment_knows_where_its_last_whole_record_ends() {
+        let segments = cut_tens(&[1; 128], false).unwrap();
+        assert_eq!(segments, [(0, 32, 30), (32, 64, 60), (64, 96, 90), (96, 128, 120)]);
+    }
+
+    #[test]
+    fn a_partial_file_ends_with_its_last_whole_record() {
+        let broken_at = |at: usize| {
+            let mut bytes = [1; 128];
+            bytes[at..].fill(0);
+            bytes
+        };
+        assert_eq!(cut_tens(&broken_at(75), true).unwrap(), [(0, 32, 30), (32, 64, 60), (64, 70, 70)]);
+        // In a record that begins in the segment before, and at the very start of a record.
+        assert_eq!(cut_tens(&broken_at(67), true).unwrap(), [(0, 32, 30), (32, 60, 60)]);
+        assert_eq!(cut_tens(&broken_at(40), true).unwrap(), [(0, 32, 30), (32, 40, 40)]);
+        assert_eq!(cut_tens(&broken_at(5), true).unwrap(), []);
+        cut_tens(&broken_at(75), false).unwrap_err();
+    }
 }
