@@ -140,6 +140,13 @@ fn a_hole_in_the_archive_is_not_the_end_of_the_wal() {
     assert!(finished.code.is_some_and(|c| c >= 126), "{finished}");
 }
 
+/// The statements that make a server push into the archive.
+fn push_command(pitr: &Pitr<'_>) -> String {
+    let command = format!("'{}' --store '{}' wal-push \"%p\"", pitr.binary().display(), pitr.store().display());
+    let quoted = command.replace('\'', "''");
+    format!("alter system set archive_command = '{quoted}'; select pg_reload_conf();")
+}
+
 /// `archive_command` and nothing else: no slot, no streaming.
 #[test]
 fn an_archive_command_fills_an_archive_that_restores() {
@@ -153,11 +160,7 @@ fn an_archive_command_fills_an_archive_that_restores() {
     marker_table(&server);
     let pitr = Pitr::new(&scratch).source(&server).by_server_user();
     pitr.ok(["init"]);
-    let command = format!("'{}' --store '{}' wal-push \"%p\"", pitr.binary().display(), pitr.store().display());
-    server.sql(&format!(
-        "alter system set archive_command = '{}'; select pg_reload_conf();",
-        command.replace('\'', "''")
-    ));
+    server.sql(&push_command(&pitr));
     pitr.ok(["backup"]);
     let load = Load::pgbench(&server, 2);
     crate::support::load::wait_for_wal(&server, 3 << 20);
@@ -192,6 +195,58 @@ fn an_archive_command_fills_an_archive_that_restores() {
 }
 
 /// PostgreSQL pushes a file again when it crashed before it noted the success.
+
+/// Primary and standby push into one archive. The promotion leaves a partial file of the
+/// old timeline, whose last record is cut off or none of it is, and a history.
+#[test]
+fn an_archive_command_follows_a_promotion() {
+    let scratch = Scratch::new();
+    let mut primary = Server::builder(&scratch, "primary")
+        .wal_segment_mib(1)
+        .setting("archive_mode", "on")
+        .setting("autovacuum", "off")
+        .start();
+    pgbench_tables(&primary, 1);
+    marker_table(&primary);
+    let pitr = Pitr::new(&scratch).source(&primary).by_server_user();
+    pitr.ok(["init"]);
+    primary.sql(&push_command(&pitr));
+    pitr.ok(["backup"]);
+    let standby = primary.standby(&scratch, "standby");
+    let load = Load::pgbench(&primary, 2);
+    crate::support::load::wait_for_wal(&primary, 2 << 20);
+    load.stop(&primary);
+    let old = mark(&primary);
+    let end = crate::support::server::format_lsn(primary.flush_lsn());
+    condition("the standby to follow", PATIENCE, || {
+        (standby.sql(&format!("select pg_last_wal_replay_lsn() >= '{end}'")) == "t").then_some(())
+    });
+    primary.stop_immediate();
+    standby.promote();
+    let new = mark(&standby);
+    let last = standby.sql("select pg_walfile_name(pg_current_wal_lsn())");
+    standby.switch_wal();
+    condition(format!("{last} to be archived"), PATIENCE, || {
+        (standby.sql(&format!("select last_archived_wal >= '{last}' from pg_stat_archiver")) == "t").then_some(())
+    });
+    assert_eq!(standby.sql("select failed_count from pg_stat_archiver"), "0", "{}", standby.log_text());
+    assert!(standby.wal_dir().join("00000002.history").exists());
+    let partial = std::fs::read_dir(standby.wal_dir().join("archive_status")).unwrap();
+    assert!(partial.flatten().any(|file| file.file_name().to_string_lossy().ends_with(".partial.done")));
+
+    let sums = standby.checksums();
+    for (name, timeline, expected) in [("first", "1", vec![old]), ("second", "2", vec![old, new])] {
+        let to = scratch.join(name);
+        pitr.restore(&standby, &to, &["--target", "latest", "--target-timeline", timeline]);
+        let restored = open_restored(&scratch, name, &standby, &to);
+        assert_eq!(crate::support::oracle::marker_xids(&restored), expected.into_iter().collect());
+        amcheck(&restored);
+        if timeline == "2" {
+            assert_eq!(restored.checksums(), sums);
+        }
+    }
+}
+
 #[test]
 fn pushing_the_same_file_again_succeeds_and_other_content_is_refused() {
     let scratch = Scratch::new();
