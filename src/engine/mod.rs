@@ -357,6 +357,8 @@ pub struct RecoveryJob {
     pub histories: Vec<History>,
     /// Bytes of the base's files.
     pub data_bytes: u64,
+    /// Directories outside of `dir` in which parts of the base lie.
+    pub outside: Vec<PathBuf>,
     /// Replay from here.
     pub start: Offset,
     /// Replay up to here and no further.
@@ -380,9 +382,26 @@ pub trait Recovery: Send + Sync {
     /// [`Kind::Config`] with the missing piece named.
     fn preflight(&self, job: &RecoveryJob) -> Result<()>;
 
+    /// Refuses a directory whose contents are not a database of this system, which a
+    /// restore over it (`--delta`) would remove.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when it is anything else.
+    fn check_overwritable(&self, dir: &Path, identity: &Identity) -> Result<()>;
+
     /// Replays the log with a private server that nobody else can reach, and leaves a
-    /// cleanly shut down, ordinary data directory at exactly the cut.
-    async fn run(&self, job: &RecoveryJob, log: Box<dyn LogReader>, progress: ReplayProgress<'_>) -> Result<()>;
+    /// cleanly shut down, ordinary data directory at exactly the cut. Gives the directories
+    /// outside of it that belong to it, which are to be synced with it.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when the log would write to a directory that holds something
+    /// already; otherwise from the log or the server.
+    async fn run(
+        &self,
+        job: &RecoveryJob,
+        log: Box<dyn LogReader>,
+        progress: ReplayProgress<'_>,
+    ) -> Result<Vec<PathBuf>>;
 
     /// Writes recovery settings for a server elsewhere (`--no-recover`).
     /// `fetch_command` is the `restore_command` to put in: what it delivers ends at the

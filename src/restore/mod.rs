@@ -103,6 +103,7 @@ pub async fn restore(
         timeline: plan.timeline,
         histories: catalog.timelines.values().filter_map(|log| log.history.clone()).collect(),
         data_bytes: base.manifest.bytes,
+        outside: Vec::new(),
         start: plan.base.start,
         cut: plan.cut,
         bin_dir: request.bin_dir.clone(),
@@ -118,6 +119,9 @@ pub async fn restore(
         tablespace_map: request.tablespace_map.clone(),
         owner: None,
     };
+    if request.delta && !is_vacant(&request.to)? {
+        recovery.check_overwritable(&request.to, &archive.identity)?;
+    }
     prepare(request, &partial, &scratch, &base.manifest, &options)?;
 
     let begun = Instant::now();
@@ -128,19 +132,21 @@ pub async fn restore(
     outcome.bytes_written = laid.bytes_written;
     outcome.bytes_kept = laid.bytes_kept;
     outcome.phases.push(("files", begun.elapsed()));
+    job.outside.clone_from(&laid.tablespaces);
+    let mut outside = laid.tablespaces;
 
     if request.recover {
         let begun = Instant::now();
         let log = PlannedLog::new(archive.clone(), catalog, plan, request.jobs * AHEAD_PER_JOB);
-        recovery.run(&job, Box::new(log), &|at| observer.replay(at)).await?;
+        outside = recovery.run(&job, Box::new(log), &|at| observer.replay(at)).await?;
         outcome.phases.push(("replay", begun.elapsed()));
     } else {
         recovery.lay_out(&job, &request.fetch_command)?;
     }
 
     let begun = Instant::now();
-    let (root, elsewhere) = (partial.clone(), laid.tablespaces);
-    tokio::task::spawn_blocking(move || files::sync_tree(&root, &elsewhere))
+    let root = partial.clone();
+    tokio::task::spawn_blocking(move || files::sync_tree(&root, &outside))
         .await
         .map_err(|e| Error::failure("the sync stopped").because(e))??;
     fs::rename(&partial, &request.to).map_err(|e| Error::io("rename to its final name", &partial, e))?;
@@ -212,13 +218,7 @@ fn beside(dir: &Path, ending: &str) -> Result<PathBuf> {
 /// Makes `DIR.partial` ready to be written to, or refuses before anything is touched.
 fn prepare(request: &Request, partial: &Path, scratch: &Path, base: &Manifest, options: &LayOut) -> Result<()> {
     let to = &request.to;
-    let present = match fs::read_dir(to) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-        Err(error) => {
-            return Err(Error::config(format!("cannot use {} as the restored directory", to.display())).because(error));
-        }
-    };
+    let present = !is_vacant(to)?;
     if present && !request.delta {
         return Err(Error::config(format!("{} is not empty", to.display()))
             .hint("give --to a directory that does not exist, or --delta to overwrite what is there with the restored database"));
@@ -249,6 +249,17 @@ fn prepare(request: &Request, partial: &Path, scratch: &Path, base: &Manifest, o
         check_room(scratch, base.bytes)?;
     }
     Ok(())
+}
+
+/// Whether nothing is in `dir`, or it does not exist.
+fn is_vacant(dir: &Path) -> Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => {
+            Err(Error::config(format!("cannot use {} as the restored directory", dir.display())).because(error))
+        }
+    }
 }
 
 fn check_not_running(dir: &Path) -> Result<()> {

@@ -313,6 +313,65 @@ fn delta_refuses_a_directory_in_which_a_server_runs() {
     assert_eq!(marker_xids(&running), archive.expected(all));
 }
 
+/// What `--delta` is given by mistake is not removed.
+#[test]
+fn delta_refuses_what_is_no_copy_of_the_database() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "server");
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let home = scratch.join("home");
+    std::fs::create_dir(&home).unwrap();
+    std::fs::write(home.join("thesis"), "precious").unwrap();
+    pitr.run_restore(&server, &home, &["--target", "latest", "--delta"]).exit(5).says(&["not a data directory"]);
+    assert_eq!(std::fs::read(home.join("thesis")).unwrap(), b"precious");
+
+    let mut other = Server::new(&scratch, "other");
+    other.sql("create table precious as select 1");
+    other.stop();
+    let other_system = ["system identifier", "other"];
+    pitr.run_restore(&server, other.data(), &["--target", "latest", "--delta"]).exit(5).says(&other_system);
+    other.start();
+    assert_eq!(other.sql("select count(*) from precious"), "1");
+}
+
+/// Replay makes a tablespace where the source made it, and the source may still run there.
+#[test]
+fn a_tablespace_made_in_the_log_never_goes_over_a_living_one() {
+    let scratch = Scratch::new();
+    let mut server = Server::new(&scratch, "server");
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let place = scratch.server_dir("later");
+    server.sql("select pg_create_restore_point('before')");
+    server.sql(&format!("create tablespace later location '{}'", place.display()));
+    server.sql("create table there tablespace later as select generate_series(1, 1000) n; checkpoint");
+    pitr.catch_up();
+    // The archive does not have these: a replay would take them away.
+    server.sql("insert into there select generate_series(1001, 5000); checkpoint");
+
+    let to = scratch.join("restored");
+    let refused = pitr.run_restore(&server, &to, &["--target", "latest"]);
+    refused.exit(5).says(&["tablespace", &place.to_string_lossy(), "living server"]);
+    assert!(!to.exists());
+    server.crash();
+    server.start();
+    assert_eq!(server.sql("select count(*) from there"), "5000");
+    let early = scratch.join("early");
+    pitr.restore(&server, &early, &["--target-name", "before"]);
+
+    // As on another machine, where nothing is in that place.
+    server.stop();
+    std::fs::rename(&place, scratch.join("aside")).unwrap();
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(restored.sql("select count(*) from there"), "1000");
+    assert!(place.exists());
+    amcheck(&restored);
+}
+
 /// Starts a server on what `restore --no-recover` laid out, with nothing but the settings
 /// found there, and waits until it has recovered.
 fn recover_elsewhere(scratch: &Scratch, name: &str, to: &Path) -> Server {

@@ -114,6 +114,14 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// Over what is there, the tablespace's directory named.
+    fn delta(&self) -> LayOut {
+        let ts = self.scratch.path().join("ts");
+        LayOut { tablespace_map: vec![(ts.clone(), ts)], ..options(true) }
+    }
+}
+
 /// Everything below `dir`, links not followed.
 fn tree(dir: &Path) -> BTreeMap<String, fs::Metadata> {
     let mut found = BTreeMap::new();
@@ -194,7 +202,7 @@ async fn delta_writes_only_the_blocks_that_differ() {
     changed[2 * BLOCK_BYTES] ^= 1;
     changed[2 * CHUNK_BYTES + 7] ^= 1;
     fs::write(setup.dir().join("base/1"), &changed).unwrap();
-    let done = setup.lay_out(&options(true)).await.unwrap();
+    let done = setup.lay_out(&setup.delta()).await.unwrap();
     setup.check();
     // Two blocks, and pg_control, which is always made anew.
     assert_eq!(done.bytes_written, 3 * BLOCK_BYTES as u64);
@@ -226,7 +234,7 @@ async fn delta_clears_what_the_base_does_not_have_and_follows_no_link() {
     fs::write(part.join("2"), &setup.other[..100]).unwrap();
     fs::write(part.join("3"), b"leftover").unwrap();
     fs::create_dir(setup.scratch.path().join("ts/PG_16")).unwrap();
-    setup.lay_out(&options(true)).await.unwrap();
+    setup.lay_out(&setup.delta()).await.unwrap();
     setup.check();
     assert_eq!(tree(&setup.scratch.path().join("ts")).keys().collect::<Vec<_>>(), ["PG_15", "PG_15/2", "PG_16"]);
     assert_eq!(fs::read(outside.join("precious")).unwrap(), b"do not touch");
@@ -234,9 +242,9 @@ async fn delta_clears_what_the_base_does_not_have_and_follows_no_link() {
 }
 
 /// A directory restored elsewhere has no say over the source's tablespaces, even where the
-/// base names them.
+/// base names them; nor has a plain copy of the source, whose links lead there.
 #[tokio::test(flavor = "multi_thread")]
-async fn delta_leaves_a_tablespace_alone_to_which_the_directory_has_no_link() {
+async fn delta_leaves_a_tablespace_alone_unless_it_was_named() {
     let setup = Setup::new().await;
     setup.lay_out(&options(false)).await.unwrap();
     let (dir, outside) = (setup.dir(), setup.scratch.path().join("outside"));
@@ -244,7 +252,7 @@ async fn delta_leaves_a_tablespace_alone_to_which_the_directory_has_no_link() {
     fs::write(ts.join("PG_15/3"), b"written since").unwrap();
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("precious"), b"do not touch").unwrap();
-    for to in [None, Some(&outside)] {
+    for to in [None, Some(&outside), Some(&ts)] {
         let _ = fs::remove_file(&link);
         if let Some(to) = to {
             symlink(to, &link).unwrap();
@@ -274,13 +282,13 @@ async fn a_missing_pack_is_named_and_no_server_could_start() {
         let name = layout().name(&ObjectName::Pack(object.hash.0));
         let bytes = setup.store.get(&name, Part::All).await.unwrap();
         setup.store.tamper(&name, None);
-        let error = setup.lay_out(&options(true)).await.unwrap_err();
+        let error = setup.lay_out(&setup.delta()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Corruption);
         assert!(error.message().contains(&name), "{error}");
         assert!(!setup.dir().join("global/pg_control").exists());
         setup.store.tamper(&name, bytes);
     }
-    setup.lay_out(&options(true)).await.unwrap();
+    setup.lay_out(&setup.delta()).await.unwrap();
     setup.check();
 }
 
@@ -305,7 +313,7 @@ async fn a_changed_pack_is_named() {
                 let mut bad = good.to_vec();
                 bad[(extent.offset + at) as usize] ^= 0x10;
                 setup.store.tamper(&name, Some(bad.into()));
-                let error = setup.lay_out(&options(true)).await.unwrap_err();
+                let error = setup.lay_out(&setup.delta()).await.unwrap_err();
                 assert_eq!(error.kind(), Kind::Corruption);
                 assert!(error.message().contains(&name), "{error}");
                 // So that the next round reads everything again.

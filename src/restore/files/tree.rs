@@ -22,6 +22,8 @@ pub(super) struct Tree {
     root: PathBuf,
     /// Link and the directory it stands for.
     tablespaces: Vec<(String, PathBuf)>,
+    /// Directories the user named for tablespaces.
+    named: Vec<PathBuf>,
 }
 
 impl Tree {
@@ -61,7 +63,8 @@ impl Tree {
             }
             tablespaces.push((tablespace.link.clone(), new.to_owned()));
         }
-        Ok(Self { root: root.to_owned(), tablespaces })
+        let named = map.iter().map(|(_, to)| to.clone()).collect();
+        Ok(Self { root: root.to_owned(), tablespaces, named })
     }
 
     /// Directories outside the data directory.
@@ -135,12 +138,20 @@ impl Tree {
         }
         for (link, dir) in &self.tablespaces {
             // With `delta` too: what does not belong to this very directory may be the
-            // tablespace of the source, which runs.
-            let own = options.delta && leads_to(&self.root.join(link), dir);
+            // tablespace of the source, which runs. Nor does a link prove that it belongs:
+            // that of a plain copy of the source leads there as well.
+            let own = options.delta && leads_to(&self.root.join(link), dir) && self.named.contains(dir);
             if !own && !is_vacant(dir)? {
-                return Err(Error::config(format!("directory {} is not empty", dir.display())).hint(
-                    "is it the tablespace of a living server? give another directory with --tablespace-map OLD=NEW",
-                ));
+                let hint =
+                    "is it the tablespace of a living server? give another directory with --tablespace-map OLD=NEW";
+                let dir = dir.display();
+                return Err(Error::config(format!("directory {dir} is not empty")).hint(if options.delta {
+                    format!(
+                        "{hint}; if it belongs to the copy and to nobody else, say so with --tablespace-map {dir}={dir}"
+                    )
+                } else {
+                    hint.to_owned()
+                }));
             }
         }
         Ok(())

@@ -19,6 +19,7 @@ use super::files::PostgresLogFiles;
 use super::wal::name::format_lsn;
 use crate::engine::{LogFile, LogFiles, LogReader, Recovery, RecoveryJob, ReplayProgress, Running};
 use crate::error::{Error, Kind, Result};
+use crate::model::cluster::Identity;
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
 
@@ -48,7 +49,35 @@ impl Recovery for PostgresRecovery {
         Ok(())
     }
 
-    async fn run(&self, job: &RecoveryJob, log: Box<dyn LogReader>, progress: ReplayProgress<'_>) -> Result<()> {
+    fn check_overwritable(&self, dir: &Path, identity: &Identity) -> Result<()> {
+        let refused = |what: String| {
+            Err(Error::config(format!("{} {what}: --delta would remove what is in it", dir.display()))
+                .hint("give --to a directory that does not exist, or one that holds an old copy of this database"))
+        };
+        if !dir.join("PG_VERSION").is_file() {
+            return refused("is not a data directory".to_owned());
+        }
+        // The control file begins with it (`src/include/catalog/pg_control.h`). Where there is
+        // none, a restore was interrupted.
+        let path = dir.join("global/pg_control");
+        let control = match fs::read(&path) {
+            Ok(control) => control,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("read", &path, error)),
+        };
+        let system = control.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes).to_string()).unwrap_or_default();
+        if system == identity.system {
+            return Ok(());
+        }
+        refused(format!("is a database of system identifier {system}, not the archive's {}", identity.system))
+    }
+
+    async fn run(
+        &self,
+        job: &RecoveryJob,
+        log: Box<dyn LogReader>,
+        progress: ReplayProgress<'_>,
+    ) -> Result<Vec<PathBuf>> {
         let programs = Programs::find(job)?;
         let user = OsUser::resolve(job)?;
         ready_directory(job)?;
@@ -63,7 +92,8 @@ impl Recovery for PostgresRecovery {
         progress(job.cut);
         server.stop().await?;
         check_end(job)?;
-        tidy(&job.dir)
+        tidy(&job.dir)?;
+        tablespaces(&job.dir)
     }
 
     fn lay_out(&self, job: &RecoveryJob, fetch_command: &str) -> Result<()> {
@@ -106,6 +136,19 @@ fn ready_directory(job: &RecoveryJob) -> Result<()> {
     }
     let signal = job.dir.join("recovery.signal");
     fs::write(&signal, b"").map_err(|e| Error::io("write", &signal, e))
+}
+
+/// Where the tablespaces of a data directory are.
+fn tablespaces(dir: &Path) -> Result<Vec<PathBuf>> {
+    let links = dir.join("pg_tblspc");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&links).map_err(|e| Error::io("read", &links, e))? {
+        let path = entry.map_err(|e| Error::io("read", &links, e))?.path();
+        if path.is_symlink() {
+            found.push(fs::read_link(&path).map_err(|e| Error::io("read", &path, e))?);
+        }
+    }
+    Ok(found)
 }
 
 /// The settings of `text` less those that steer recovery.

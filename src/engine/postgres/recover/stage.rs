@@ -27,7 +27,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::files::PostgresLogFiles;
-use super::super::wal::WalScanner;
+use super::super::wal::name::format_lsn;
+use super::super::wal::{NewTablespace, WalScanner};
 use super::programs::OsUser;
 use crate::engine::{Detail, LogFile, LogFiles, LogPiece, LogReader, RecoveryJob, ReplayProgress, ScanStart, Scanner};
 use crate::error::{Error, Result};
@@ -165,8 +166,8 @@ impl Stage {
     /// Writes the log into whole files, at most [`AHEAD_BYTES_MAX`] ahead of replay.
     ///
     /// # Errors
-    /// From the reader (a damaged or missing object), or from the disk. The server then
-    /// gets no more log.
+    /// From the reader (a damaged or missing object), or from the disk; [`crate::Kind::Config`]
+    /// for a tablespace that has no directory to go to. The server then gets no more log.
     pub(super) async fn feed(
         &self,
         job: &RecoveryJob,
@@ -176,9 +177,9 @@ impl Stage {
     ) -> Result<()> {
         let mut feeder = Feeder::new(self, job, user, progress);
         let result = feeder.feed(log.as_mut()).await;
-        if result.is_err() {
+        if let Err(error) = result {
             self.write("failed", b"")?;
-            return result;
+            return Err(error);
         }
         self.unmark()
     }
@@ -208,9 +209,13 @@ struct Feeder<'a> {
     staged: VecDeque<Staged>,
     /// Those before it, which are in the server's hands.
     taken: VecDeque<Staged>,
-    /// Looks for prepared transactions; `None` once one was found or the log cannot be
-    /// read.
-    scanner: Option<(TimelineId, WalScanner)>,
+    /// Looks for what replay does beside changing data.
+    scanner: WalScanner,
+    timeline: TimelineId,
+    /// Whether the log so far prepared a transaction.
+    prepared: bool,
+    /// Directories made for tablespaces.
+    made: Vec<PathBuf>,
 }
 
 /// A whole file in the staging directory.
@@ -229,18 +234,21 @@ impl<'a> Feeder<'a> {
             files: PostgresLogFiles::new(&job.identity),
             staged: VecDeque::new(),
             taken: VecDeque::new(),
-            scanner: Some((TimelineId(0), Self::scanner(job, TimelineId(0), Offset::ZERO))),
+            scanner: Self::scanner(job, TimelineId(0), Offset::ZERO),
+            timeline: TimelineId(0),
+            prepared: false,
+            made: Vec::new(),
         }
     }
 
     fn scanner(job: &RecoveryJob, timeline: TimelineId, start: Offset) -> WalScanner {
-        WalScanner::new(&job.identity, timeline, ScanStart::LogFile(start), Detail::Marks)
+        WalScanner::new(&job.identity, timeline, ScanStart::LogFile(start), Detail::Marks).with_tablespaces()
     }
 
     async fn feed(&mut self, log: &mut dyn LogReader) -> Result<()> {
         let mut open: Option<OpenFile> = None;
         while let Some(piece) = log.next().await? {
-            self.look_for_prepared(&piece);
+            self.look_into(&piece)?;
             let same = open.as_ref().is_some_and(|file| file.takes(&piece));
             if !same {
                 if let Some(file) = open.take() {
@@ -261,23 +269,55 @@ impl<'a> Feeder<'a> {
         open.map_or(Ok(()), |file| self.deliver(file))
     }
 
-    /// Stops the recycling of files from the first prepared transaction on.
-    fn look_for_prepared(&mut self, piece: &LogPiece) {
-        let Some((timeline, scanner)) = &mut self.scanner else { return };
-        if *timeline != piece.timeline || scanner.offset() != piece.start {
-            *timeline = piece.timeline;
-            *scanner = Self::scanner(self.job, piece.timeline, piece.start);
+    /// Reads a piece before the server sees it: stops the recycling of files from the
+    /// first prepared transaction on, and makes sure of the directories of tablespaces.
+    fn look_into(&mut self, piece: &LogPiece) -> Result<()> {
+        if self.timeline != piece.timeline || self.scanner.offset() != piece.start {
+            self.timeline = piece.timeline;
+            self.scanner = Self::scanner(self.job, piece.timeline, piece.start);
         }
-        let read = scanner.feed(&piece.bytes, &mut Vec::new());
-        if read.is_err() || scanner.has_prepared() {
-            self.scanner = None;
+        self.scanner.feed(&piece.bytes, &mut Vec::new())?;
+        self.prepared |= self.scanner.has_prepared();
+        self.scanner.take_tablespaces().into_iter().try_for_each(|tablespace| self.make_tablespace(&tablespace))
+    }
+
+    /// A server that replays the making of a tablespace uses the directory it had on the
+    /// source, whatever is in it now (`tblspc_redo`, `src/backend/commands/tablespace.c`):
+    /// the files of a living server, perhaps. So that directory must be empty.
+    fn make_tablespace(&mut self, tablespace: &NewTablespace) -> Result<()> {
+        let at = format_lsn(tablespace.at);
+        let Some(directory) = &tablespace.directory else {
+            return Err(Error::corruption(format!("WAL at {at} makes a tablespace in a way that is not known")));
+        };
+        // An empty name is one inside the data directory (`allow_in_place_tablespaces`).
+        let known = self.job.outside.iter().chain(&self.made).any(|known| known == directory);
+        if directory.as_os_str().is_empty() || known {
+            return Ok(());
         }
+        fs::create_dir_all(directory).map_err(|e| Error::io("create tablespace directory", directory, e))?;
+        let mut entries = fs::read_dir(directory).map_err(|e| Error::io("read", directory, e))?;
+        if entries.next().is_some() {
+            return Err(Error::config(format!(
+                "the log makes a tablespace in {} (at {at}), which is not empty",
+                directory.display()
+            ))
+            .hint(
+                "is it the tablespace of a living server? restore on another machine, or to a moment before it \
+                 was made, or to one after the next base, whose tablespaces can be mapped; empty the directory if it \
+                 is only what an earlier restore left",
+            ));
+        }
+        self.user.own(directory)?;
+        self.made.push(directory.clone());
+        Ok(())
     }
 
     /// Takes back the oldest file, if the server is through with it.
     fn take_back(&mut self) -> Option<PathBuf> {
-        let (_, scanner) = self.scanner.as_ref()?;
-        let last_record = scanner.last_record()?;
+        if self.prepared {
+            return None;
+        }
+        let last_record = self.scanner.last_record()?;
         let file = self.taken.front().filter(|_| self.taken.len() > STILL_READ)?;
         if last_record.since(file.start) < self.stage.file_bytes {
             return None;
@@ -401,6 +441,7 @@ mod tests {
             timeline: TimelineId(1),
             histories: Vec::new(),
             data_bytes: 0,
+            outside: Vec::new(),
             start: Offset(5 << 20),
             cut: Offset((6 << 20) + 100),
             bin_dir: None,

@@ -28,6 +28,8 @@ mod synth;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
+
 use self::name::{file_bytes, format_lsn};
 use self::open::{Open, Partial};
 use self::page::{LONG_HEADER_BYTES, Opening, PAGE_BYTES, PageRules, header_bytes};
@@ -67,8 +69,20 @@ pub struct WalScanner {
     /// says so was read.
     abandoned: Option<u64>,
     prepared: bool,
+    /// For who asked for them; `None` keeps nothing.
+    tablespaces: Option<Vec<NewTablespace>>,
     page_header: Partial<LONG_HEADER_BYTES>,
     state: State,
+}
+
+/// A record that makes a tablespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTablespace {
+    /// Where the record begins.
+    pub at: Offset,
+    /// The directory the server is told to make it in, empty for one inside its own;
+    /// `None` when the record cannot be understood.
+    pub directory: Option<PathBuf>,
 }
 
 /// What the next byte of page content belongs to.
@@ -111,6 +125,7 @@ impl WalScanner {
             previous: None,
             abandoned: None,
             prepared: false,
+            tablespaces: None,
             page_header: Partial::new(),
             state,
         }
@@ -120,6 +135,17 @@ impl WalScanner {
     #[must_use]
     pub fn has_prepared(&self) -> bool {
         self.prepared
+    }
+
+    /// Keeps the tablespaces that the log makes, for [`WalScanner::take_tablespaces`].
+    #[must_use]
+    pub fn with_tablespaces(self) -> Self {
+        Self { tablespaces: Some(Vec::new()), ..self }
+    }
+
+    /// The tablespaces made by the log fed since this was asked last.
+    pub fn take_tablespaces(&mut self) -> Vec<NewTablespace> {
+        self.tablespaces.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Where the last record begins that came whole; `None` before the first one.
@@ -297,6 +323,11 @@ impl WalScanner {
     ) -> Result<(), Refusal> {
         let mut kind = MarkKind::Record;
         self.prepared |= header.prepares();
+        if header.creates_tablespace()
+            && let Some(tablespaces) = &mut self.tablespaces
+        {
+            tablespaces.push(NewTablespace { at: Offset(start), directory: xact::tablespace_directory(body) });
+        }
         if header.is_telling() {
             match xact::read(header, body, self.server_version).map_err(|e| (start, e))? {
                 Told::Mark(told) => kind = told,

@@ -21,7 +21,7 @@ pub(super) struct Open {
     pub(super) seen: u32,
     /// CRC of the body so far.
     pub(super) crc: BodyCrc,
-    /// The body so far, when the record is a telling one.
+    /// The body so far, when somebody wants to know it.
     pub(super) body: Option<Vec<u8>>,
 }
 
@@ -44,7 +44,7 @@ impl Open {
         let header = RecordHeader::new(&self.header.bytes);
         if in_header > 0 {
             header.check_previous(self.start, previous)?;
-            self.body = header.is_telling().then(Vec::new);
+            self.body = (header.is_telling() || header.creates_tablespace()).then(Vec::new);
         }
         let wanted = (self.length - self.seen) as usize;
         let body = bytes.get(in_header..).unwrap_or_default();

@@ -37,6 +37,8 @@ const LENGTH_MAX: u32 = 1020 << 20;
 pub(super) const RM_XLOG: u8 = 0;
 /// Resource manager of transactions (`RM_XACT_ID`).
 pub(super) const RM_XACT: u8 = 1;
+/// Resource manager of tablespaces (`RM_TBLSPC_ID`).
+pub(super) const RM_TABLESPACE: u8 = 5;
 
 /// The rest of the WAL file is unused (`XLOG_SWITCH`).
 const SWITCH: u8 = 0x40;
@@ -44,6 +46,8 @@ const SWITCH: u8 = 0x40;
 pub(super) const RESTORE_POINT: u8 = 0x70;
 /// The record before on these pages was never finished (`XLOG_OVERWRITE_CONTRECORD`).
 pub(super) const OVERWRITE_CONTRECORD: u8 = 0xD0;
+/// A new tablespace (`XLOG_TBLSPC_CREATE`).
+const CREATE_TABLESPACE: u8 = 0x00;
 /// The bits of `xl_info` that belong to the resource manager (`XLR_RMGR_INFO_MASK`).
 pub(super) const INFO_MASK: u8 = 0xF0;
 
@@ -77,7 +81,7 @@ impl<'a> RecordHeader<'a> {
 
     /// Whether it changes data only: most of the log.
     pub(super) fn is_plain(self) -> bool {
-        self.resource_manager() > RM_XACT
+        self.resource_manager() > RM_XACT && self.resource_manager() != RM_TABLESPACE
     }
 
     /// Whether the body says something that [`super::xact::read`] wants to know.
@@ -87,6 +91,11 @@ impl<'a> RecordHeader<'a> {
             RM_XLOG => matches!(self.info() & INFO_MASK, RESTORE_POINT | OVERWRITE_CONTRECORD),
             _ => false,
         }
+    }
+
+    /// Whether the record makes a tablespace, in a directory that its body names.
+    pub(super) fn creates_tablespace(self) -> bool {
+        self.resource_manager() == RM_TABLESPACE && self.info() & INFO_MASK == CREATE_TABLESPACE
     }
 
     /// Whether the record prepares a transaction.

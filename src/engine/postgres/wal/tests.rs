@@ -568,3 +568,29 @@ proptest! {
         prop_assert!(scan(scanner, &bytes).0.is_empty());
     }
 }
+
+/// However its record comes, and only for who asks.
+#[test]
+fn a_new_tablespace_tells_its_directory() {
+    let mut log = Log::new(15, 1);
+    log.plain(7_900);
+    let data = [&16_400_u32.to_le_bytes()[..], b"/disks/fast one\0"].concat();
+    let body = [&[255, u8::try_from(data.len()).unwrap()][..], &data].concat();
+    let at = Offset(log.end());
+    log.record(5, 0x00, 700, &body, MarkKind::Record);
+    // Dropped again, which names no directory.
+    log.record(5, 0x10, 700, &[255, 4, 0x10, 0x40, 0, 0], MarkKind::Record);
+    let expected = [NewTablespace { at, directory: Some("/disks/fast one".into()) }];
+    for piece in [1, 7, 100, 8192, 1 << 20] {
+        let start = ScanStart::LogFile(Offset(START));
+        let mut scanner = WalScanner::new(&identity(15), TimelineId(1), start, Detail::Marks).with_tablespaces();
+        for bytes in log.bytes.chunks(piece) {
+            scanner.feed(bytes, &mut Vec::new()).unwrap();
+        }
+        assert_eq!(scanner.take_tablespaces(), expected);
+        assert_eq!(scanner.take_tablespaces(), []);
+    }
+    let mut scanner = WalScanner::new(&identity(15), TimelineId(1), ScanStart::LogFile(Offset(START)), Detail::Marks);
+    scanner.feed(&log.bytes, &mut Vec::new()).unwrap();
+    assert_eq!(scanner.take_tablespaces(), []);
+}

@@ -1,4 +1,4 @@
-//! What the bodies of a few records say: ends of transactions and restore points.
+//! What the bodies of a few records say: ends of transactions, restore points, tablespaces.
 //!
 //! ```text
 //! body:  [origin: 253, u16] [top-level xid: 252, u32]  main data: 255, u8 length | 254, u32 length
@@ -11,6 +11,7 @@
 //!          0x008 messages   n, n x 16             (xl_xact_invals; commits only)
 //!          0x010 two-phase  xid u32               (xl_xact_twophase)
 //! restore point:  time i64, name [64], ended by a zero   (xl_restore_point)
+//! tablespace:     oid u32, directory, ended by a zero     (xl_tblspc_create_rec)
 //! lost rest:      LSN u64 of the unfinished record, time i64   (xl_overwrite_contrecord)
 //! ```
 //!
@@ -18,6 +19,10 @@
 //! Source: `src/include/access/xact.h`, `src/include/access/xlog_internal.h`,
 //! `src/backend/access/rmgrdesc/xactdesc.c` (`ParseCommitRecord`), `DecodeXLogRecord`
 //! in `src/backend/access/transam/xlogreader.c`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use super::page::{u32_at, u64_at};
 use super::record::{INFO_MASK, OVERWRITE_CONTRECORD, RESTORE_POINT, RM_XLOG, RecordHeader};
@@ -127,6 +132,14 @@ fn prepared_xid(data: &mut Fields<'_>, server_version: u32) -> Option<u32> {
         }
     }
     if xinfo & 0x010 != 0 { data.u32() } else { None }
+}
+
+/// The directory of a new tablespace; `None` when the body is none of a kind we know.
+pub(super) fn tablespace_directory(body: &[u8]) -> Option<PathBuf> {
+    let mut data = main_data(body).ok()?;
+    data.take(4)?;
+    let end = data.0.iter().position(|byte| *byte == 0)?;
+    Some(PathBuf::from(OsStr::from_bytes(data.take(end)?)))
 }
 
 fn restore_point(data: &mut Fields<'_>) -> Option<Told> {
