@@ -28,6 +28,15 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// The newest timeline that holds log. One of which nothing tells where it comes from
+    /// does not count, unless it is the first: it may be that of a restored copy.
+    #[must_use]
+    pub fn newest_timeline(&self) -> Option<TimelineId> {
+        let mut with_log = self.timelines.iter().filter(|(_, log)| !log.segments.is_empty());
+        let (first, _) = with_log.next()?;
+        Some(*with_log.rfind(|(_, log)| log.history.is_some()).map_or(first, |(newest, _)| newest))
+    }
+
     /// Whether the present can be reached from no base: there is none, or log is missing
     /// behind each. A base on a younger timeline needs none of its ancestors' log.
     #[must_use]

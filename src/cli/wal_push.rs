@@ -12,13 +12,14 @@ use bytes::Bytes;
 use super::Opened;
 use super::settings::Settings;
 use crate::catalog::Holder;
+use crate::catalog::archive::Archive;
 use crate::catalog::index::NARROW;
 use crate::engine::{Detail, LogFile, ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
-use crate::restore::file::{Holding, TimelineFiles};
+use crate::restore::file::{Holding, TimelineFiles, history, holds_log};
 use crate::segment::cutter::Limits;
 use crate::stream::roll_up::{indexed, roll_up};
 
@@ -93,13 +94,14 @@ async fn push(
         ))
         .hint("does another server's archive_command point here? give it a --cluster of its own"));
     }
+    let files = TimelineFiles::list(archive, timeline).await?;
+    refuse_unknown(archive, &files, timeline, path).await?;
     let log_file_bytes = archive.identity.log_file_bytes;
     let limits = Limits { log_file_bytes, segment_bytes: settings.stream.segment_bytes, flush_interval_micros: None };
     let mut scanner =
         opened.engine.scanner(&archive.identity, timeline, ScanStart::LogFile(range.start), Detail::Marks);
     let segments = cut(scanner.as_mut(), range, &bytes, &limits, partial).map_err(|e| e.context(path.display()))?;
     let Some(range) = segments.last().map(|last| OffsetRange::new(range.start, last.range.end)) else { return Ok(()) };
-    let files = TimelineFiles::list(archive, timeline).await?;
     if is_archived(opened, &files, timeline, range, &bytes).await? {
         return Ok(());
     }
@@ -114,6 +116,25 @@ async fn push(
         tracing::warn!(%error, "the footers were not rolled up into an index");
     }
     Ok(())
+}
+
+/// A server pushes the history of a timeline before its log. One that does not was opened on
+/// a restored copy, perhaps only to look at: its log must not become that of the source.
+async fn refuse_unknown(archive: &Archive, files: &TimelineFiles, timeline: TimelineId, path: &Path) -> Result<()> {
+    let known = files.closed_from(Offset::ZERO) > 0 || history(archive, timeline).await?.is_some();
+    if known || timeline == TimelineId(1) || !holds_log(archive).await? {
+        return Ok(());
+    }
+    let name = format!("{timeline}.history");
+    Err(Error::config(format!(
+        "the archive knows nothing of timeline {timeline}, to which {} belongs, and holds log of others",
+        path.display()
+    ))
+    .hint(format!(
+        "is this a server on a restored copy? switch its archiving off, or give it an archive of its own; if it \
+         takes the source's place, push its history first: pitr wal-push {}",
+        path.with_file_name(name).display()
+    )))
 }
 
 /// The bytes of `range` in a file that begins at `start`.

@@ -66,14 +66,10 @@ impl Path {
                 return Err(Refusal::new(Why::Unknown, format!("timeline {timeline} is not in the archive"))
                     .hint(format!("the archive knows timeline {}", known())));
             }
-            None => {
-                let with_log = catalog.timelines.iter().rev().find(|(_, log)| !log.segments.is_empty());
-                let (timeline, _) = with_log.ok_or_else(|| {
-                    Refusal::new(Why::NoBase, "the archive holds no log".to_owned())
-                        .hint("does `pitr archive` run? see `pitr status`")
-                })?;
-                *timeline
-            }
+            None => catalog.newest_timeline().ok_or_else(|| {
+                Refusal::new(Why::NoBase, "the archive holds no log".to_owned())
+                    .hint("does `pitr archive` run? see `pitr status`")
+            })?,
         };
         let mut legs = Vec::new();
         let mut from = Offset::ZERO;
@@ -96,6 +92,15 @@ impl Path {
     #[must_use]
     pub fn legs(&self) -> &[Leg] {
         &self.legs
+    }
+
+    /// Up to where this path and another one are the same.
+    pub(super) fn parts_from(&self, other: &Self) -> Offset {
+        let mut legs = self.legs.iter().zip(&other.legs);
+        let differ = legs.find(|(own, others)| own != others);
+        differ.map_or(Offset(u64::MAX), |(own, others)| {
+            if own.timeline == others.timeline { own.range.end.min(others.range.end) } else { own.range.start }
+        })
     }
 
     /// The leg of this timeline, if the path leads over it.

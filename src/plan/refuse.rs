@@ -2,10 +2,11 @@
 
 use crate::model::offset::Offset;
 use crate::model::time::Timestamp;
+use crate::model::timeline::TimelineId;
 
 use super::chain::Reach;
 use super::refusal::{Refusal, Why};
-use super::{Planner, window};
+use super::{Path, Planner, Point, window};
 
 const EVERYTHING: &str = "use `--target latest` for everything the archive holds";
 
@@ -91,6 +92,24 @@ impl Planner<'_> {
         })
     }
 
+    /// Where the timeline was not asked for and another one went on beside it, it is for a
+    /// person to say which of the two is meant.
+    pub(super) fn also_elsewhere(&self, cut: Offset) -> Vec<String> {
+        let (Point::Time(time), None) = (&self.target.point, self.target.timeline) else { return Vec::new() };
+        let holds = |id: TimelineId| {
+            let path = Path::to(self.catalog, Some(id)).ok()?;
+            let parts = self.path.parts_from(&path);
+            let windows = super::windows(self.catalog, id).ok()?;
+            let held = windows.iter().any(|w| w.from <= *time && *time <= w.to && w.range.end > parts);
+            (parts <= cut && held).then_some(id)
+        };
+        let others = self.catalog.timelines.keys().copied().filter(|id| *id != self.path.leaf());
+        others
+            .filter_map(holds)
+            .map(|id| format!("timeline {id} holds that time, too: `--target-timeline {id}` restores what is there"))
+            .collect()
+    }
+
     /// A cut is known, but no base backup leads there.
     pub(super) fn no_offset(&self, cut: Offset, what: &str) -> Refusal {
         let Some(first) = self.reaches.iter().find(|reach| reach.usable()) else { return self.no_base() };
@@ -154,10 +173,10 @@ impl Planner<'_> {
     }
 
     /// Base backups between the chosen one and the cut that could not be used.
-    pub(super) fn passed_over(&self, chosen: usize, cut: Offset) -> Option<String> {
-        let skipped =
-            self.reaches.iter().skip(chosen + 1).rev().find(|reach| reach.base.end <= cut && !reach.usable())?;
-        Some(format!("base backup {} is newer but cannot be used: its log is not complete", skipped.base.id))
+    pub(super) fn passed_over(&self, chosen: usize, cut: Offset) -> Vec<String> {
+        let skipped = self.reaches.iter().skip(chosen + 1).rev().find(|reach| reach.base.end <= cut && !reach.usable());
+        let note = |id: &str| format!("base backup {id} is newer but cannot be used: its log is not complete");
+        skipped.map(|reach| note(&reach.base.id)).into_iter().collect()
     }
 
     /// What to say when a time takes in the whole log.

@@ -29,8 +29,7 @@ pub enum Whence {
 /// [`crate::Kind::Config`] when the server's history and the archive's part ways in a
 /// manner that only a person can judge.
 pub fn whence(catalog: &Catalog, server: &ServerState, history: Option<&History>) -> Result<Whence> {
-    let archived = || catalog.timelines.iter().filter(|(_, log)| !log.segments.is_empty());
-    let Some((&newest, _)) = archived().next_back() else { return Ok(Whence::Empty) };
+    let Some(newest) = catalog.newest_timeline() else { return Ok(Whence::Empty) };
     if newest > server.timeline {
         return Err(Error::config(format!(
             "the server is on timeline {}, but the archive has followed its cluster to timeline {}",
@@ -198,7 +197,11 @@ mod tests {
 
     #[test]
     fn an_old_primary_that_comes_back_is_refused() {
-        let error = whence(&catalog(&[(1, 100, 400), (2, 300, 450)]), &server(1), None).unwrap_err();
+        let mut catalog = catalog(&[(1, 100, 400), (2, 300, 450)]);
+        // Somebody's log, of which nobody knows how it came here, is no failover.
+        assert_eq!(whence(&catalog, &server(1), None).unwrap(), Whence::EndOf(TimelineId(1)));
+        catalog.timelines.get_mut(&TimelineId(2)).unwrap().history = Some(history(2, &[(1, 350)]));
+        let error = whence(&catalog, &server(1), None).unwrap_err();
         assert_eq!(error.kind().exit_code(), 5);
         assert!(error.message().contains("timeline 1") && error.message().contains("timeline 2"), "{error}");
     }

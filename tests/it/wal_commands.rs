@@ -194,8 +194,6 @@ fn an_archive_command_fills_an_archive_that_restores() {
     }
 }
 
-/// PostgreSQL pushes a file again when it crashed before it noted the success.
-
 /// Primary and standby push into one archive. The promotion leaves a partial file of the
 /// old timeline, whose last record is cut off or none of it is, and a history.
 #[test]
@@ -247,6 +245,45 @@ fn an_archive_command_follows_a_promotion() {
     }
 }
 
+/// A restored copy has the source's `archive_command`. Looked at or forgotten, it must not
+/// become the source's history.
+#[test]
+fn a_restored_copy_does_not_push_into_its_sources_archive() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).setting("archive_mode", "on").start();
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server).by_server_user();
+    pitr.ok(["init"]);
+    server.sql(&push_command(&pitr));
+    pitr.catch_up();
+    let first = mark(&server);
+    pitr.catch_up();
+    let to = scratch.join("copy");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let second = mark(&server);
+
+    let mut copy = Server::at(&scratch, "copy", crate::support::Version::System, to.clone());
+    copy.launch(&[]);
+    condition("the copy to have failed to push", PATIENCE, || {
+        copy.try_sql("select pg_logical_emit_message(false, 'x', 'y'); select pg_switch_wal()").ok()?;
+        (copy.sql("select failed_count > 0 from pg_stat_archiver") == "t").then_some(())
+    });
+    assert!(copy.log_text().contains("is this a server on a restored copy?"), "{}", copy.log_text());
+    assert!(!pitr.cluster_dir().join("log/00000002").exists());
+    pitr.catch_up();
+    let latest = scratch.join("latest");
+    pitr.restore(&server, &latest, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "latest", &server, &latest);
+    assert_eq!(crate::support::oracle::marker_xids(&restored), [first, second].into_iter().collect());
+
+    // Should it take the source's place, it is enough to say so.
+    pitr.ok(["wal-push".as_ref(), copy.wal_dir().join("00000002.history").as_os_str()]);
+    condition("the copy to push", PATIENCE, || {
+        (copy.sql("select last_archived_wal like '00000002%' from pg_stat_archiver") == "t").then_some(())
+    });
+}
+
+/// PostgreSQL pushes a file again when it crashed before it noted the success.
 #[test]
 fn pushing_the_same_file_again_succeeds_and_other_content_is_refused() {
     let scratch = Scratch::new();

@@ -174,6 +174,33 @@ fn after_a_failover_the_old_primarys_surplus_is_not_on_the_path() {
     assert_eq!((why, message.as_str()), (Why::Unknown, "timeline 00000009 is not in the archive"));
 }
 
+/// Both went on after they parted: a person has to say which is meant.
+#[test]
+fn a_time_that_two_timelines_hold_is_noted() {
+    let mut world = World::new();
+    let shared = vec![transaction(64, 74, 1, 10), transaction(74, 84, 2, 20)];
+    let went_on = [transaction(84, 94, 3, 30), transaction(94, 104, 4, 40)];
+    let promoted = [transaction(84, 100, 5, 30), transaction(100, 110, 6, 50)];
+    world.timeline(1, &[], [shared.clone(), went_on.to_vec()].concat(), &[104], &[]);
+    world.timeline(2, &[(1, 84)], [shared, promoted.to_vec()].concat(), &[110], &[]);
+    world.base(1, 64, 74, 10);
+    let notes = |target: Target| world.plan(&target, None).unwrap().notes.join("; ");
+    assert!(notes(at(35)).contains("timeline 00000001 holds that time, too: `--target-timeline 00000001`"));
+    // Asked for, before they parted, and when the other one was gone.
+    assert_eq!(notes(Target { timeline: Some(TimelineId(2)), ..at(35) }), "");
+    assert_eq!(notes(at(15)), "");
+    assert!(!notes(at(50)).contains("timeline"), "{}", notes(at(50)));
+}
+
+/// It may be that of a restored copy.
+#[test]
+fn a_timeline_from_nowhere_is_not_taken_for_the_newest() {
+    let mut world = line(&[10, 20, 30, 40], &[]);
+    world.timeline(2, &[], vec![transaction(128, 140, 9, 35)], &[140], &[]);
+    assert_eq!(cut(&world, &at(30)), (94, Some(3), Some(4)));
+    assert_eq!(world.plan(&target(Point::Latest), None).unwrap().timeline, TimelineId(1));
+}
+
 /// The new timeline has no byte before the switch: who replays up to a cut that lies
 /// before it replays the old one.
 #[test]
