@@ -86,7 +86,9 @@ impl Run<'_> {
                 if at <= start {
                     return Err(error.with_kind(Kind::DatabaseUnreachable));
                 }
-                self.record_gap(timeline, start, at, &error).await?;
+                // Behind the switch there never was log of this timeline.
+                let left_at = history.as_ref().and_then(|history| history.switch_from(timeline));
+                self.record_gap(timeline, start, left_at.map_or(at, |switch| at.min(switch)), &error).await?;
                 return Ok(Pass::Again);
             }
             other => other?,
