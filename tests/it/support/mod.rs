@@ -10,6 +10,7 @@ pub mod pitr;
 pub mod programs;
 pub mod scratch;
 pub mod server;
+pub mod started;
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
