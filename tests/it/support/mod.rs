@@ -8,6 +8,7 @@ pub mod load;
 pub mod oracle;
 pub mod pitr;
 pub mod programs;
+pub mod relay;
 pub mod scratch;
 pub mod server;
 pub mod started;
