@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests and the demonstration need and the machine lacks:
-# PostgreSQL's server and client programs, lz4 and zstd. With --bench also the
+# PostgreSQL's server and client programs, lz4, zstd and strace. With --bench also the
 # peers that the benchmarks compare with.
 #
 # Does nothing when everything is there. Works as root, or as an ordinary user who
@@ -49,7 +49,7 @@ as_root() {
         sudo "$@"
     else
         echo "error: need root to run: $*" >&2
-        echo "hint: ask an administrator to run: apt-get install postgresql lz4 zstd procps" >&2
+        echo "hint: ask an administrator to run: apt-get install postgresql lz4 zstd strace procps" >&2
         exit 1
     fi
 }
@@ -59,6 +59,7 @@ postgres_bin_dir >/dev/null || missing+=(postgresql)
 command -v lz4 >/dev/null 2>&1 || missing+=(lz4)
 command -v openssl >/dev/null 2>&1 || missing+=(openssl)
 command -v zstd >/dev/null 2>&1 || missing+=(zstd)
+command -v strace >/dev/null 2>&1 || missing+=(strace)
 if [ "$want_bench" = yes ]; then
     command -v pgbackrest >/dev/null 2>&1 || missing+=(pgbackrest)
     command -v python3 >/dev/null 2>&1 || missing+=(python3)
@@ -69,7 +70,7 @@ fi
 
 if ! command -v apt-get >/dev/null 2>&1; then
     echo "error: missing: ${missing[*]}, and this machine has no apt-get" >&2
-    echo "hint: install PostgreSQL (server and contrib programs), lz4 and zstd with your package manager;" >&2
+    echo "hint: install PostgreSQL (server and contrib programs), lz4, zstd and strace with your package manager;" >&2
     echo "      if they are in an unusual place, set PITR_PG_BIN to the directory that holds initdb and postgres" >&2
     exit 1
 fi

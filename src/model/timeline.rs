@@ -51,3 +51,11 @@ pub struct History {
     /// The server's own text, byte for byte (PostgreSQL: the `.history` file).
     pub native: String,
 }
+
+impl History {
+    /// Where this history leaves `timeline`, if that is one of the ancestors.
+    #[must_use]
+    pub fn switch_from(&self, timeline: TimelineId) -> Option<Offset> {
+        self.ancestors.iter().find(|ancestor| ancestor.timeline == timeline).map(|ancestor| ancestor.switch)
+    }
+}

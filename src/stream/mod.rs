@@ -80,6 +80,16 @@ pub struct Archiver {
     pub clock: Arc<dyn Clock>,
 }
 
+/// Does `work` unless asked to stop: then it is left where it stands. So it is for work that
+/// waits for others, and that a crash at any place would do no harm to.
+async fn unless_stopped<T>(stop: &watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
+    let mut stop = stop.clone();
+    tokio::select! {
+        done = work => Some(done),
+        _ = stop.wait_for(|stop| *stop) => None,
+    }
+}
+
 /// What outlives a connection.
 struct Run<'a> {
     archiver: &'a Archiver,
@@ -103,8 +113,8 @@ impl Archiver {
     /// [`Kind::Fenced`], another database at the source, a history that parted from the
     /// archive's, log that twice failed its checksum.
     pub async fn run(&self, stop: watch::Receiver<bool>, report: &watch::Sender<Report>) -> Result<()> {
-        let mut source = self.engine.connect(&self.url, &self.options).await?;
-        let server = source.identify().await?;
+        let Some(connected) = unless_stopped(&stop, self.connect()).await else { return Ok(()) };
+        let (source, server) = connected?;
         let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), "pitr archive").await?;
         let (store, now) = (Arc::clone(&archive.store), self.clock.now());
@@ -133,6 +143,13 @@ impl Archiver {
             base.abort();
         }
         result
+    }
+
+    /// Connects, and asks the server who it is.
+    async fn connect(&self) -> Result<(Box<dyn Source>, ServerState)> {
+        let mut source = self.engine.connect(&self.url, &self.options).await?;
+        let server = source.identify().await?;
+        Ok((source, server))
     }
 }
 

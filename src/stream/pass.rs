@@ -7,20 +7,33 @@ use tokio::task::JoinHandle;
 use super::resume::{self, Ready};
 use super::session::{self, End};
 use super::whence::{Whence, whence};
-use super::{Run, writer};
+use super::{Run, unless_stopped, writer};
 use crate::catalog::{Catalog, TimelineLog};
 use crate::engine::{Detail, ScanStart, Source};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::ServerState;
 use crate::model::offset::Offset;
 use crate::model::position::Resume;
-use crate::model::timeline::TimelineId;
+use crate::model::timeline::{History, TimelineId};
 use crate::segment::cutter::Limits;
 
 /// What one pass over a connection came to.
 pub(super) enum Pass {
     Done,
     Again,
+}
+
+/// A stream that has begun.
+struct Begun {
+    source: Box<dyn Source>,
+    server: ServerState,
+    /// From where on the server keeps log for us.
+    slot_start: Option<Resume>,
+    history: Option<History>,
+    /// What the archive held before.
+    catalog: Catalog,
+    timeline: TimelineId,
+    ready: Ready,
 }
 
 /// How many closed segments of a log no index holds yet.
@@ -32,14 +45,50 @@ fn unindexed(log: &TimelineLog) -> usize {
 impl Run<'_> {
     /// Streams one timeline over one connection.
     pub(super) async fn pass(&mut self, connected: Option<(Box<dyn Source>, ServerState)>) -> Result<Pass> {
+        let stop = self.until.stop.clone();
+        let Some(begun) = unless_stopped(&stop, self.begin(connected)).await else { return Ok(Pass::Done) };
+        let Begun { mut source, server, slot_start, history, catalog, timeline, ready } = begun?;
+        let start = ready.start;
+        tracing::info!(timeline = timeline.0, from = %self.archiver.engine.position(start), "streaming");
+        if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.begin_base();
+        }
+        let log_end = if timeline == server.timeline { server.log_end } else { start };
+        let confirms = !server.standby && timeline == server.timeline;
+        let setup = self.setup(&catalog, timeline, ready, log_end, confirms);
+        let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
+            // The server tells only once the stream has begun that it lacks the log.
+            Err(error) if error.kind() == Kind::Absent => {
+                let at = slot_start.unwrap_or_else(|| self.present(&server)).offset;
+                if at <= start {
+                    return Err(error.with_kind(Kind::DatabaseUnreachable));
+                }
+                // Behind the switch there never was log of this timeline.
+                let left_at = history.as_ref().and_then(|history| history.switch_from(timeline));
+                self.record_gap(timeline, start, left_at.map_or(at, |switch| at.min(switch)), &error).await?;
+                return Ok(Pass::Again);
+            }
+            other => other?,
+        };
+        match end {
+            End::Stopped => {
+                source.stop().await?;
+                Ok(Pass::Done)
+            }
+            End::TimelineEnd { next, at } => {
+                tracing::info!(from = timeline.0, to = next.0, at = %self.archiver.engine.position(at), "following to the next timeline");
+                Ok(Pass::Again)
+            }
+            End::ServerEnded => Err(Error::new(Kind::DatabaseUnreachable, "the server ended the stream")),
+        }
+    }
+
+    /// Asks the server who it is, and has it stream from where the archive ends.
+    async fn begin(&self, connected: Option<(Box<dyn Source>, ServerState)>) -> Result<Begun> {
         let engine = Arc::clone(&self.archiver.engine);
         let (mut source, server) = match connected {
             Some(connected) => connected,
-            None => {
-                let mut source = engine.connect(&self.archiver.url, &self.archiver.options).await?;
-                let server = source.identify().await?;
-                (source, server)
-            }
+            None => self.archiver.connect().await?,
         };
         self.archive.check_identity(&server.identity)?;
         let slot_start = source.prepare_slot().await?;
@@ -70,38 +119,8 @@ impl Run<'_> {
                 (timeline, ready)
             }
         };
-        let start = ready.start;
-        source.stream(&self.resume(timeline, start)).await?;
-        tracing::info!(timeline = timeline.0, from = %engine.position(start), "streaming");
-        if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
-            self.begin_base();
-        }
-        let log_end = if timeline == server.timeline { server.log_end } else { start };
-        let confirms = !server.standby && timeline == server.timeline;
-        let setup = self.setup(&catalog, timeline, ready, log_end, confirms);
-        let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
-            // The server tells only once the stream has begun that it lacks the log.
-            Err(error) if error.kind() == Kind::Absent => {
-                let at = slot_start.unwrap_or_else(|| self.present(&server)).offset;
-                if at <= start {
-                    return Err(error.with_kind(Kind::DatabaseUnreachable));
-                }
-                self.record_gap(timeline, start, at, &error).await?;
-                return Ok(Pass::Again);
-            }
-            other => other?,
-        };
-        match end {
-            End::Stopped => {
-                source.stop().await?;
-                Ok(Pass::Done)
-            }
-            End::TimelineEnd { next, at } => {
-                tracing::info!(from = timeline.0, to = next.0, at = %engine.position(at), "following to the next timeline");
-                Ok(Pass::Again)
-            }
-            End::ServerEnded => Err(Error::new(Kind::DatabaseUnreachable, "the server ended the stream")),
-        }
+        source.stream(&self.resume(timeline, ready.start)).await?;
+        Ok(Begun { source, server, slot_start, history, catalog, timeline, ready })
     }
 
     fn resume(&self, timeline: TimelineId, offset: Offset) -> Resume {

@@ -24,6 +24,10 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Silence after which the connection counts as lost. We ask for a reply every second.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// How long the last word to the server may take. Everything is durable by then, and a server
+/// that is frozen must not keep us from ending.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+
 /// Why a session ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -75,8 +79,8 @@ pub async fn run(
     let (queue, inbox) = mpsc::channel(QUEUE_MESSAGES);
     let timeline = setup.timeline;
     let (writer, here, mut progress) = writer::run(setup, inbox);
-    let mut session =
-        Session { source, queue: Some(queue), here, received: progress.borrow().received, report, timeline };
+    let (received, stop) = (progress.borrow().received, until.stop.clone());
+    let mut session = Session { source, queue: Some(queue), here, received, report, timeline, stop };
     let outcome = session.pump(&mut progress, &mut until).await;
     let seal = matches!(outcome, Ok(End::TimelineEnd { .. }));
     if let Some(queue) = session.queue.take() {
@@ -91,9 +95,15 @@ pub async fn run(
     let last = *progress.borrow();
     session.report(last, None);
     if end != End::ServerEnded {
-        session.source.ack(last.received, last.durable, false).await?;
+        let farewell = session.source.ack(last.received, last.durable, false);
+        tokio::time::timeout(FAREWELL_MAX, farewell).await.unwrap_or_else(|_| Err(takes_nothing(FAREWELL_MAX)))?;
     }
     Ok(end)
+}
+
+fn takes_nothing(limit: Duration) -> Error {
+    let text = format!("the server has taken nothing from us for {} seconds", limit.as_secs());
+    Error::new(crate::Kind::DatabaseUnreachable, text)
 }
 
 /// How streaming stands, for whoever watches.
@@ -116,6 +126,7 @@ struct Session<'a> {
     received: Offset,
     report: &'a watch::Sender<Report>,
     timeline: TimelineId,
+    stop: watch::Receiver<bool>,
 }
 
 impl Session<'_> {
@@ -130,9 +141,20 @@ impl Session<'_> {
 
     async fn acknowledge(&mut self, progress: &mut watch::Receiver<Progress>) -> Result<()> {
         let now = *progress.borrow_and_update();
-        self.source.ack(self.received, now.durable, false).await?;
+        self.tell(now.durable, false).await?;
         self.report(now, None);
         Ok(())
+    }
+
+    /// Tells the server how far we are. One that takes nothing counts as lost after a while,
+    /// and does not keep us from stopping: what is half sent then goes out with the rest.
+    async fn tell(&mut self, durable: Offset, request_reply: bool) -> Result<()> {
+        tokio::select! {
+            biased;
+            told = tokio::time::timeout(SILENCE_MAX, self.source.ack(self.received, durable, request_reply)) =>
+                told.unwrap_or_else(|_| Err(takes_nothing(SILENCE_MAX))),
+            _ = self.stop.wait_for(|stop| *stop) => Ok(()),
+        }
     }
 
     async fn pump(&mut self, progress: &mut watch::Receiver<Progress>, until: &mut Until) -> Result<End> {
@@ -167,7 +189,7 @@ impl Session<'_> {
                         return Err(Error::new(crate::Kind::DatabaseUnreachable, format!(
                             "the server has been silent for {} seconds", SILENCE_MAX.as_secs())));
                     }
-                    self.source.ack(self.received, now.durable, true).await?;
+                    self.tell(now.durable, true).await?;
                     // A full queue is busy enough to notice the time by itself.
                     let _ = queue.try_send(Input::Tick);
                 }
@@ -198,7 +220,7 @@ impl Session<'_> {
                             permit.send(Input::Confirmed { log_end, time });
                             let now = *progress.borrow();
                             if reply_requested {
-                                self.source.ack(self.received, now.durable, false).await?;
+                                self.tell(now.durable, false).await?;
                             }
                             self.report(now, Some(log_end));
                         }

@@ -53,6 +53,15 @@ impl Tail {
     /// # Errors
     /// When the file cannot be made durable under its name.
     pub fn create(path: PathBuf, spare: Spare, start: Offset) -> Result<Self> {
+        Self::create_by(give_name, path, spare, start)
+    }
+
+    fn create_by(
+        give_name: impl FnOnce(&Path, &Path) -> std::io::Result<Named>,
+        path: PathBuf,
+        spare: Spare,
+        start: Offset,
+    ) -> Result<Self> {
         let failed = |e| Error::store_io("create tail", &path, e);
         if give_name(&spare.path, &path).map_err(failed)? == Named::Taken {
             return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
@@ -254,6 +263,7 @@ pub fn sync_parent(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::local::place::after_rename;
 
     #[test]
     fn bytes_lie_from_the_front_and_zeros_behind_them() {
@@ -278,6 +288,39 @@ mod tests {
         let spare = make_spare(dir.path(), 64).unwrap();
         assert!(Tail::create(path.clone(), spare, Offset(0)).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    }
+
+    /// As on NFS.
+    fn by_link(temp: &Path, path: &Path) -> std::io::Result<Named> {
+        after_rename(Err(rustix::io::Errno::INVAL), temp, path)
+    }
+
+    #[test]
+    fn a_tail_gets_its_name_where_no_rename_spares_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tail-x");
+        let spare = make_spare(dir.path(), 64).unwrap();
+        let mut tail = Tail::create_by(by_link, path.clone(), spare, Offset(1000)).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the temporary name was left");
+        tail.append(b"abc").unwrap();
+        tail.sync().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [&b"abc"[..], &[0; 61]].concat());
+        // The one name is all it has: without it nothing is promised.
+        fs::remove_file(&path).unwrap();
+        tail.append(b"def").unwrap();
+        assert!(tail.sync().is_err());
+    }
+
+    #[test]
+    fn nor_is_a_name_taken_there_that_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tail-x");
+        fs::write(&path, b"theirs").unwrap();
+        let spare = make_spare(dir.path(), 64).unwrap();
+        let error = Tail::create_by(by_link, path.clone(), spare, Offset(0)).unwrap_err();
+        assert!(error.message().contains("tail-x"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the temporary file was left");
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! that path that the archive holds log of: at the archive's end, or, when the archive
 //! holds all of it up to where the path leaves it, at the start of the next timeline. A
 //! new timeline is read from the start of the log file in which it begins, since that
-//! file carries its number from the first byte.
+//! file carries its number from the first byte. A timeline of which nothing but a recorded
+//! gap is known counts as held where the gap lies.
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, TimelineLog};
 use crate::error::{Error, Result};
 use crate::model::cluster::ServerState;
 use crate::model::offset::Offset;
@@ -43,8 +44,8 @@ pub fn whence(catalog: &Catalog, server: &ServerState, history: Option<&History>
     }
     let mut child: Option<TimelineId> = None;
     for (timeline, left_at) in path {
-        let log = catalog.timelines.get(&timeline).filter(|log| !log.segments.is_empty());
-        match (log.and_then(|log| Some((log, log.unbroken()?))), left_at, child) {
+        let log = catalog.timelines.get(&timeline);
+        match (log.and_then(|log| Some((log, held(log)?))), left_at, child) {
             (None, ..) => {}
             (Some((_, (_, end))), Some(switch), Some(child)) if end >= switch => {
                 let start = switch.floor_to(catalog.identity.log_file_bytes);
@@ -66,12 +67,18 @@ pub fn whence(catalog: &Catalog, server: &ServerState, history: Option<&History>
     .hint("is this another copy of the database? archive it under a cluster name of its own"))
 }
 
+/// How many segments lie before the end of what the archive holds of a timeline or has
+/// recorded as lost, and that end.
+fn held(log: &TimelineLog) -> Option<(usize, Offset)> {
+    log.unbroken().or_else(|| log.gaps.first().map(|gap| (0, log.past_gaps(gap.range.start))))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::catalog::{Codec, Gap, Holder, SegmentInfo, TimelineLog};
+    use crate::catalog::{Codec, Gap, Holder, SegmentInfo};
     use crate::model::cluster::Identity;
     use crate::model::offset::OffsetRange;
     use crate::model::timeline::Ancestor;
@@ -177,6 +184,23 @@ mod tests {
             catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps.push(gap);
         }
         assert_eq!(whence(&catalog, &server(1), None).unwrap(), Whence::Start(TimelineId(1), Offset(900)));
+    }
+
+    #[test]
+    fn a_timeline_of_which_all_is_lost_is_not_asked_for_again() {
+        let mut catalog = catalog(&[(1, 100, 400)]);
+        let history = history(3, &[(1, 370), (2, 520)]);
+        assert_eq!(whence(&catalog, &server(3), Some(&history)).unwrap(), Whence::Start(TimelineId(2), Offset(300)));
+        let mut record = |end| {
+            let range = OffsetRange::new(Offset(300), Offset(end));
+            let gap = Gap { range, cause: "recycled".into(), found: crate::model::time::Timestamp(0), confirmed: None };
+            catalog.timelines.entry(TimelineId(2)).or_default().gaps = vec![gap];
+            whence(&catalog, &server(3), Some(&history)).unwrap()
+        };
+        assert_eq!(record(500), Whence::Start(TimelineId(2), Offset(500)));
+        assert_eq!(record(520), Whence::Start(TimelineId(3), Offset(500)));
+        // As older archivers recorded it: up to where the server's slot began.
+        assert_eq!(record(900), Whence::Start(TimelineId(3), Offset(500)));
     }
 
     #[test]

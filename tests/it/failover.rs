@@ -19,6 +19,15 @@ fn wait_for_standby(primary: &Server, standby: &Server) {
     });
 }
 
+/// The older timelines of a server's history, oldest first, and where each was left: the
+/// server's own file says so.
+fn switches(server: &Server) -> Vec<(u32, u64)> {
+    let name = format!("{:08X}.history", server.timeline());
+    let history = std::fs::read_to_string(server.wal_dir().join(name)).unwrap();
+    let lines = history.lines().map(|line| line.split('\t').collect::<Vec<_>>()).filter(|line| line.len() >= 2);
+    lines.map(|line| (line[0].trim().parse().unwrap(), parse_lsn(line[1]))).collect()
+}
+
 /// A primary and a standby, archived from the primary up to the same place in the
 /// middle of a WAL file; then the standby is promoted.
 struct Failover<'a> {
@@ -152,9 +161,8 @@ fn moments_well_before_the_promotion_restore_from_the_new_history() {
     pitr.catch_up();
     primary.stop_immediate();
     standby.promote();
-    let history = std::fs::read_to_string(standby.wal_dir().join("00000002.history")).unwrap();
-    let switch = parse_lsn(history.split('\t').nth(1).unwrap());
-    assert_eq!(switch / standby.wal_segment_bytes() * standby.wal_segment_bytes(), file, "{history}");
+    let (_, switch) = switches(&standby)[0];
+    assert_eq!(switch / standby.wal_segment_bytes() * standby.wal_segment_bytes(), file);
     mark(&standby);
     pitr.catch_up();
     for (name, row) in [("early", early), ("late", late)] {
@@ -208,4 +216,159 @@ fn timelines_may_follow_one_another() {
 #[test]
 fn timelines_of_large_wal_files_may_follow_one_another() {
     timelines_follow_one_another(64);
+}
+
+/// Two promotions between one look of the archiver and the next: the server in the middle
+/// was never archived from.
+struct Unseen<'a> {
+    third: Server,
+    pitr: Pitr<'a>,
+    /// Rows of timeline 1 that are archived, and those that came after that.
+    archived: BTreeSet<u32>,
+    missed: BTreeSet<u32>,
+    /// Rows of timelines 2 and 3.
+    middle: BTreeSet<u32>,
+    newest: BTreeSet<u32>,
+}
+
+fn unseen_promotion(scratch: &Scratch) -> Unseen<'_> {
+    let mut first = Server::builder(scratch, "first").wal_segment_mib(1).start();
+    marker_table(&first);
+    let pitr = Pitr::new(scratch).source(&first);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let mut second = first.standby(scratch, "second");
+    let third = second.standby(scratch, "third");
+    let archived = BTreeSet::from([mark(&first), mark(&first)]);
+    pitr.catch_up();
+    let missed = BTreeSet::from([mark(&first), mark(&first)]);
+    wait_for_standby(&first, &second);
+    wait_for_standby(&first, &third);
+    first.stop_immediate();
+
+    second.promote();
+    let mut middle = BTreeSet::from([mark(&second)]);
+    second.switch_wal();
+    middle.insert(mark(&second));
+    second.switch_wal();
+    middle.insert(mark(&second));
+    wait_for_standby(&second, &third);
+    second.stop_immediate();
+
+    third.promote();
+    let newest = BTreeSet::from([mark(&third), mark(&third)]);
+    assert_eq!(switches(&third).iter().map(|(timeline, _)| *timeline).collect::<Vec<_>>(), [1, 2]);
+    let pitr = Pitr::new(scratch).source(&third);
+    Unseen { third, pitr, archived, missed, middle, newest }
+}
+
+impl Unseen<'_> {
+    /// Restores to each of these moments and compares the rows.
+    fn check_restores(&self, scratch: &Scratch, moments: &[(&str, &[&str], BTreeSet<u32>)]) {
+        for (name, target, rows) in moments {
+            let to = scratch.join(name);
+            self.pitr.restore(&self.third, &to, target);
+            assert_ready_data_dir(&to);
+            let restored = open_restored(scratch, name, &self.third, &to);
+            assert_eq!(marker_xids(&restored), *rows, "{name}");
+        }
+    }
+}
+
+fn union(sets: &[&BTreeSet<u32>]) -> BTreeSet<u32> {
+    sets.iter().flat_map(|set| set.iter().copied()).collect()
+}
+
+#[test]
+fn a_timeline_that_nobody_archived_is_read_from_the_server_that_came_after() {
+    let scratch = Scratch::new();
+    let archive = unseen_promotion(&scratch);
+    let Unseen { third, pitr, archived, missed, middle, newest } = &archive;
+    pitr.catch_up();
+    let end = third.switch_wal();
+    pitr.catch_up();
+    let list = pitr.json(&["list"]);
+    assert_eq!(list["gaps"].as_array().unwrap().len(), 0, "{list:#}");
+    assert_eq!(list["bases"].as_array().unwrap().len(), 1, "the first base still leads to the present: {list:#}");
+    let size = third.wal_segment_bytes();
+    let (_, left) = switches(third)[1];
+    assert!(assert_segments_equal_wal(&pitr.cluster_dir(), third, 2, left / size * size) >= 2);
+    assert!(assert_segments_equal_wal(&pitr.cluster_dir(), third, 3, end) >= 1);
+
+    let times = marker_commit_times(third);
+    let one = times[missed.first().unwrap()].clone();
+    let two = times[middle.last().unwrap()].clone();
+    let on_one = union(&[archived, &BTreeSet::from([*missed.first().unwrap()])]);
+    let on_two = union(&[archived, missed, middle]);
+    let all = union(&[&on_two, newest]);
+    archive.check_restores(
+        &scratch,
+        &[
+            ("one", &["--target-time", &one], on_one),
+            ("two", &["--target-time", &two], on_two),
+            ("three", &["--target", "latest"], all),
+        ],
+    );
+}
+
+/// The server that came after has nothing of it left, and perhaps it has gone on since, so
+/// that what its new slot keeps begins behind both switches.
+fn timeline_gone(server_has_gone_on: bool) {
+    let scratch = Scratch::new();
+    let archive = unseen_promotion(&scratch);
+    let Unseen { third, pitr, archived, missed, middle, newest } = &archive;
+    let size = third.wal_segment_bytes();
+    let mut removed = 0;
+    for entry in std::fs::read_dir(third.wal_dir()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.starts_with("00000002") && !name.ends_with(".history") {
+            std::fs::remove_file(third.wal_dir().join(name)).unwrap();
+            removed += 1;
+        }
+    }
+    assert!(removed >= 3, "{removed} files");
+    if server_has_gone_on {
+        third.switch_wal();
+    }
+    pitr.catch_up().says(&["a gap is recorded and a new base backup begins"]);
+    mark(third);
+    let end = third.switch_wal();
+    pitr.catch_up();
+
+    // What never was is not missing: each gap ends where its timeline was left. The file of
+    // the last switch is there as the newest timeline's.
+    let list = pitr.json(&["list"]);
+    let gaps = list["gaps"].as_array().unwrap().iter();
+    let gaps: Vec<_> = gaps.map(|gap| (gap["timeline"].as_u64(), parse_lsn(gap["end"].as_str().unwrap()))).collect();
+    let [(_, one), (_, two)] = switches(third)[..] else { unreachable!() };
+    let two = if server_has_gone_on { two } else { two / size * size };
+    assert_eq!(gaps, [(Some(1), one), (Some(2), two)], "{list:#}");
+    assert_eq!(list["bases"].as_array().unwrap().len(), 2, "{list:#}");
+    assert!(assert_segments_equal_wal(&pitr.cluster_dir(), third, 3, end) >= 1);
+    pitr.ok(["verify", "--read-data"]);
+
+    let times = marker_commit_times(third);
+    for row in missed.iter().chain(middle) {
+        pitr.run(["plan", "--target-time", &times[row]]).exit(14).says(&["missing"]);
+    }
+    let one = times[archived.first().unwrap()].clone();
+    let all = marker_xids(third);
+    assert!(all.is_superset(&union(&[archived, missed, middle, newest])));
+    archive.check_restores(
+        &scratch,
+        &[
+            ("one", &["--target-time", &one], BTreeSet::from([*archived.first().unwrap()])),
+            ("three", &["--target", "latest"], all),
+        ],
+    );
+}
+
+#[test]
+fn a_timeline_that_is_gone_is_a_gap_and_the_archive_goes_on_behind_it() {
+    timeline_gone(false);
+}
+
+#[test]
+fn a_timeline_that_is_long_gone_is_a_gap_and_the_archive_goes_on_behind_it() {
+    timeline_gone(true);
 }

@@ -5,12 +5,18 @@ use crate::support::load::{mark, marker_table, pgbench_tables, wait_for_wal};
 use crate::support::oracle::{
     assert_segments_equal_wal, marker_commit_times, marker_xids, open_restored, wal_file_name,
 };
+use crate::support::pitr::{Archiver, acknowledged};
+use crate::support::relay::{Harm, Relay};
 use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
 
-fn tails(pitr: &Pitr) -> usize {
+fn tail_names(pitr: &Pitr) -> Vec<String> {
     let folder = pitr.cluster_dir().join("log/00000001");
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.starts_with("tail-")).count()
+    names.filter(|name| name.starts_with("tail-")).collect()
+}
+
+fn tails(pitr: &Pitr) -> usize {
+    tail_names(pitr).len()
 }
 
 /// `archive_command` is turned on while streaming is down, and pushes a file behind the
@@ -133,4 +139,94 @@ fn a_damaged_base_does_not_stop_streaming() {
     pitr.catch_up().says(&["manifest.json"]);
     assert!(assert_segments_equal_wal(&pitr.cluster_dir(), &server, 1, end) >= 1);
     assert_eq!(std::fs::read_dir(pitr.cluster_dir().join("base")).unwrap().count(), 2);
+}
+
+/// What an archiver finds in the tail it began last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// The file was made and nothing written to it.
+    Empty,
+    /// The beginning of a record, whose rest never came.
+    HalfARecord,
+}
+
+/// A tail that begins at the start of a WAL file and holds nothing whole; then `meanwhile`
+/// happens, and the log goes on.
+fn a_tail_without_a_whole_record(
+    begun: Begun,
+    meanwhile: impl FnOnce(&mut Server, &Pitr<'_>, &Relay, Archiver) -> Archiver,
+) {
+    let scratch = Scratch::new();
+    let mut server = Server::builder(&scratch, "server").wal_segment_mib(1).setting("autovacuum", "off").start();
+    marker_table(&server);
+    let relay = Relay::new(&scratch, &server);
+    let pitr = Pitr::new(&scratch).source_url(relay.url());
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let mut archiver = pitr.archive();
+    let mut rows = std::collections::BTreeSet::from([mark(&server)]);
+    archiver.wait_until_caught_up(&server);
+    let size = server.wal_segment_bytes();
+    let next = (server.flush_lsn() / size + 1) * size;
+    // The header of the first page: what begins so is refused, and nothing of it written. Or
+    // the middle of a record that takes many messages.
+    relay.set(match begun {
+        Begun::Empty => Harm::Change(next),
+        Begun::HalfARecord => Harm::Cut(next + 300_000),
+    });
+    server.sql("select pg_switch_wal(); select pg_logical_emit_message(true, '', repeat('half', 150000))");
+    relay.wait_until_closed();
+    condition("the archiver to notice", PATIENCE, || archiver.said().contains("streaming stopped").then_some(()));
+    let name = tail_names(&pitr).into_iter().find(|name| name.starts_with(&format!("tail-{next:016X}-")));
+    let name = name.unwrap_or_else(|| panic!("no tail at {next:X}: {:?}", tail_names(&pitr)));
+    let tail = std::fs::read(pitr.cluster_dir().join("log/00000001").join(&name)).unwrap();
+    assert_eq!(tail.iter().all(|byte| *byte == 0), begun == Begun::Empty);
+    assert!(acknowledged(&server).unwrap() <= next);
+
+    let mut archiver = meanwhile(&mut server, &pitr, &relay, archiver);
+    relay.set(Harm::None);
+    rows.insert(mark(&server));
+    archiver.wait_until_caught_up(&server);
+    let end = server.switch_wal();
+    archiver.wait_until_acknowledged(&server, end);
+    archiver.stop();
+    pitr.catch_up();
+    assert!(tails(&pitr) <= 1, "{:?}", tail_names(&pitr));
+    let list = pitr.json(&["list"]);
+    assert_eq!(list["gaps"].as_array().unwrap().len(), 0, "{list:#}");
+    pitr.ok(["verify", "--read-data"]);
+    assert!(assert_segments_equal_wal(&pitr.cluster_dir(), &server, 1, end) >= 2);
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(marker_xids(&restored), rows);
+}
+
+#[test]
+fn a_tail_without_a_whole_record_is_gone_on_with_after_a_new_connection() {
+    for begun in [Begun::Empty, Begun::HalfARecord] {
+        a_tail_without_a_whole_record(begun, |_, _, _, archiver| archiver);
+    }
+}
+
+#[test]
+fn a_tail_without_a_whole_record_is_gone_on_with_when_the_server_was_restarted() {
+    for begun in [Begun::Empty, Begun::HalfARecord] {
+        a_tail_without_a_whole_record(begun, |server, _, _, archiver| {
+            server.stop_immediate();
+            server.start();
+            archiver
+        });
+    }
+}
+
+#[test]
+fn a_tail_without_a_whole_record_is_gone_on_with_by_the_next_archiver() {
+    for begun in [Begun::Empty, Begun::HalfARecord] {
+        a_tail_without_a_whole_record(begun, |_, pitr, relay, archiver| {
+            archiver.kill();
+            relay.set(Harm::None);
+            pitr.archive()
+        });
+    }
 }

@@ -24,6 +24,7 @@ mod holes;
 mod object_store;
 mod restore_to_time;
 mod small_disk;
+mod stalls;
 mod stream;
 mod versions;
 mod wal_commands;

@@ -14,7 +14,8 @@ use crate::support::oracle::{
     replayed_at_time, segment_files, transactions,
 };
 use crate::support::server::format_lsn;
-use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, Version, condition, seed};
+use crate::support::started::{RunningServer, recover_elsewhere};
+use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition, seed};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -372,17 +373,6 @@ fn a_tablespace_made_in_the_log_never_goes_over_a_living_one() {
     amcheck(&restored);
 }
 
-/// Starts a server on what `restore --no-recover` laid out, with nothing but the settings
-/// found there, and waits until it has recovered.
-fn recover_elsewhere(scratch: &Scratch, name: &str, to: &Path) -> Server {
-    let mut restored = Server::at(scratch, name, Version::System, to.to_path_buf());
-    restored.launch(&[]);
-    condition("the server to end recovery", PATIENCE, || {
-        (restored.try_sql("select pg_is_in_recovery()").ok()? == "f").then_some(())
-    });
-    restored
-}
-
 /// `--no-recover` lays out files and settings; a server elsewhere then replays with
 /// an ordinary `restore_command`.
 #[test]
@@ -402,7 +392,7 @@ fn no_recover_leaves_the_replay_to_an_ordinary_server() {
     pitr.restore(&server, &to, &["--target-time", &time, "--no-recover"]);
     assert!(to.join("recovery.signal").exists());
     assert!(to.join("backup_label").exists());
-    let restored = recover_elsewhere(&scratch, "laid-out", &to);
+    let restored = recover_elsewhere(&scratch, "laid-out", &server, &to);
     assert_eq!(marker_xids(&restored), inside);
     assert!(!to.join("pg_wal/.pitr-ready").exists(), "files prepared past the target are left");
 }
@@ -430,7 +420,7 @@ fn no_recover_to_the_end_is_the_end_there_was() {
     server.switch_wal();
     mark(&server);
     pitr.catch_up();
-    let restored = recover_elsewhere(&scratch, "laid-out", &to);
+    let restored = recover_elsewhere(&scratch, "laid-out", &server, &to);
     assert_eq!(marker_xids(&restored), inside);
     amcheck(&restored);
 }
@@ -452,7 +442,7 @@ fn odd_characters_in_paths_do_no_harm() {
     assert_eq!(marker_xids(&restored), rows);
     let to = scratch.join("laid-out");
     pitr.restore(&server, &to, &["--target", "latest", "--no-recover"]);
-    let restored = recover_elsewhere(&scratch, "laid-out", &to);
+    let restored = recover_elsewhere(&scratch, "laid-out", &server, &to);
     assert_eq!(marker_xids(&restored), rows);
 }
 
@@ -520,40 +510,6 @@ fn start_leaves_a_server_that_answers() {
     let rows = started.sql("select xid from marker");
     assert_eq!(rows, inside.to_string());
     assert_eq!(started.sql("select pg_is_in_recovery()"), "f");
-}
-
-/// A server that pitr started, known by its `postmaster.pid`: process id, data
-/// directory, start time, port, socket directory, listen address, one per line.
-struct RunningServer {
-    pid: rustix::process::Pid,
-    url: String,
-}
-
-impl RunningServer {
-    fn of(data: &Path) -> Self {
-        let text = std::fs::read_to_string(data.join("postmaster.pid")).expect("a running server");
-        let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        let host = if lines[4].is_empty() { lines[5] } else { lines[4] };
-        Self {
-            pid: rustix::process::Pid::from_raw(lines[0].parse().expect("a process id")).expect("a process id"),
-            url: format!("postgres://postgres@/postgres?host={host}&port={}", lines[3]),
-        }
-    }
-
-    fn sql(&self, statement: &str) -> String {
-        crate::support::programs::must(
-            crate::support::programs::client("psql").args(["-X", "-A", "-t", "-c", statement, "-d", &self.url]),
-        )
-    }
-}
-
-impl Drop for RunningServer {
-    fn drop(&mut self) {
-        let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::INT);
-        condition("the started server to end", PATIENCE, || {
-            rustix::process::test_kill_process(self.pid).is_err().then_some(())
-        });
-    }
 }
 
 /// Recovery ends by reading the last record again, from its beginning: here so many WAL

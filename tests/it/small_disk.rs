@@ -2,11 +2,11 @@
 //! is there stays sound, and everything goes on by itself when there is room.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use crate::support::load::{pgbench_tables, wait_for_wal};
 use crate::support::oracle::{assert_segments_equal_wal, segment_files};
-use crate::support::pitr::{SLOT, acknowledged, finish};
+use crate::support::pitr::{SLOT, acknowledged, finish, inside};
 use crate::support::programs::{must, server_user, tool};
 use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
 
@@ -73,19 +73,7 @@ fn a_disk_without_room_stops_streaming_and_backups_until_there_is_some() {
     pgbench_tables(&server, 1);
     let plain = Pitr::new(&scratch).source(&server);
     let disk = SmallDisk::new(plain.store(), 64);
-    let inside = |words: &[&str]| -> Command {
-        let wanted = plain.command(words);
-        let enter = disk.enter();
-        let mut command = tool(&enter[0]);
-        command.args(&enter[1..]).arg(wanted.get_program()).args(wanted.get_args()).stdin(Stdio::null());
-        for (key, value) in wanted.get_envs() {
-            match value {
-                Some(value) => command.env(key, value),
-                None => command.env_remove(key),
-            };
-        }
-        command
-    };
+    let inside = |words: &[&str]| inside(&disk.enter(), &plain.command(words));
     let run = |words: &[&str]| finish(&scratch, inside(words));
     run(&["init"]).success();
     run(&["archive", "--slot", SLOT, "--exit-when-caught-up"]).success();

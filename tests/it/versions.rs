@@ -4,10 +4,13 @@
 //! Client programs are the system's, so that here the rulers are plain SQL and the
 //! server's own WAL files.
 
+use std::collections::BTreeSet;
+
 use crate::support::load::{mark, marker_table, pgbench_tables, wait_for_wal};
 use crate::support::oracle::{
     assert_ready_data_dir, assert_segments_equal_wal, marker_commit_times, marker_xids, open_restored,
 };
+use crate::support::started::{RunningServer, recover_elsewhere};
 use crate::support::{Load, Pitr, Scratch, Server, Version};
 
 fn main_path(version: Version) {
@@ -71,4 +74,58 @@ fn postgresql_17_is_archived_and_restored() {
 #[test]
 fn postgresql_18_is_archived_and_restored() {
     main_path(Version::Embedded(18));
+}
+
+/// The other ends of a restore: a server that pitr leaves running, and one elsewhere that
+/// recovers by itself from what was laid out. Both serve the moment that was asked for.
+fn servers_on_restores(major: u32) {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "source").version(Version::Embedded(major)).wal_segment_mib(1).start();
+    pgbench_tables(&server, 1);
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server).by_server_user();
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let load = Load::pgbench(&server, 2);
+    wait_for_wal(&server, 3 << 20);
+    load.stop(&server);
+    let inside = BTreeSet::from([mark(&server), mark(&server)]);
+    let accounts = "select count(*), md5(string_agg(t::text, '' order by aid)) from pgbench_accounts t";
+    let sum = server.sql(accounts);
+    let sums = server.checksums();
+    let time = marker_commit_times(&server)[inside.last().unwrap()].clone();
+    mark(&server);
+    server.sql("drop table pgbench_accounts");
+    server.switch_wal();
+    mark(&server);
+    pitr.catch_up();
+
+    let to = scratch.join("started");
+    pitr.restore(&server, &to, &["--target-time", &time, "--start"]);
+    let started = RunningServer::of(&to);
+    assert_eq!(started.sql("select current_setting('server_version_num')::int / 10000"), major.to_string());
+    assert_eq!(started.sql("select current_setting('data_directory')"), to.to_string_lossy());
+    let rows = started.sql("select xid from marker");
+    assert_eq!(rows.lines().map(|row| row.parse().unwrap()).collect::<BTreeSet<u32>>(), inside);
+    assert_eq!(started.sql(accounts), sum);
+    // And it takes writes.
+    assert_eq!(started.sql("select pg_is_in_recovery()"), "f");
+    started.sql("insert into marker default values");
+
+    let to = scratch.join("laid-out");
+    pitr.restore(&server, &to, &["--target-time", &time, "--no-recover"]);
+    assert!(to.join("recovery.signal").exists(), "nothing was left to replay");
+    let restored = recover_elsewhere(&scratch, "laid-out", &server, &to);
+    assert_eq!(marker_xids(&restored), inside);
+    assert_eq!(restored.checksums(), sums);
+}
+
+#[test]
+fn postgresql_17_serves_what_was_restored_or_laid_out() {
+    servers_on_restores(17);
+}
+
+#[test]
+fn postgresql_18_serves_what_was_restored_or_laid_out() {
+    servers_on_restores(18);
 }

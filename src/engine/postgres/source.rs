@@ -333,18 +333,19 @@ impl Source for Walsender {
     }
 
     async fn stop(&mut self) -> Result<()> {
-        match self.state {
+        let unsaid = match self.state {
             State::Idle => return Ok(()),
             State::Broken => return Err(Error::failure(format!("{}: the stream is already broken", self.place()))),
-            State::Streaming | State::Ending => {
-                self.state = State::Ended;
+            State::Streaming | State::Ending => true,
+            State::Ended | State::Switched { .. } => false,
+        };
+        self.state = State::Ended;
+        // A server busy with a large backlog notices our CopyDone only between two
+        // messages; one that does not notice, or not even take it, must not hold us.
+        let drain = async {
+            if unsaid {
                 self.connection.send(&startup::COPY_DONE).await?;
             }
-            State::Ended | State::Switched { .. } => {}
-        }
-        // A server busy with a large backlog notices our CopyDone only between two
-        // messages; one that does not notice at all must not hold us.
-        let drain = async {
             loop {
                 match self.connection.recv().await? {
                     Backend::ReadyForQuery => return Ok(()),
@@ -397,7 +398,7 @@ const SLOT_RELEASE_TRIES: u32 = 30;
 const SLOT_RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long [`Source::stop`] waits for the server to agree.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `SHOW wal_segment_size`: `16MB`, `1GB`.
 fn segment_bytes(text: &str) -> Option<u64> {

@@ -85,7 +85,13 @@ impl Temp {
 /// # Errors
 /// What the file system says.
 pub(crate) fn give_name(temp: &Path, path: &Path) -> io::Result<Named> {
-    match renameat_with(CWD, temp, CWD, path, RenameFlags::NOREPLACE) {
+    after_rename(renameat_with(CWD, temp, CWD, path, RenameFlags::NOREPLACE), temp, path)
+}
+
+/// What the rename came to or, where the file system has none that spares other files, the
+/// same by way of a second name.
+pub(crate) fn after_rename(renamed: rustix::io::Result<()>, temp: &Path, path: &Path) -> io::Result<Named> {
+    match renamed {
         Ok(()) => Ok(Named::New),
         Err(Errno::EXIST) => Ok(Named::Taken),
         // NFS and some others know no such rename, but hard links.
@@ -94,8 +100,7 @@ pub(crate) fn give_name(temp: &Path, path: &Path) -> io::Result<Named> {
     }
 }
 
-/// The same by way of a second name.
-pub(crate) fn link_name(temp: &Path, path: &Path) -> io::Result<Named> {
+fn link_name(temp: &Path, path: &Path) -> io::Result<Named> {
     match fs::hard_link(temp, path) {
         Ok(()) => {
             // What cannot be removed now is hidden, and swept later.

@@ -8,8 +8,10 @@ pub mod load;
 pub mod oracle;
 pub mod pitr;
 pub mod programs;
+pub mod relay;
 pub mod scratch;
 pub mod server;
+pub mod started;
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};

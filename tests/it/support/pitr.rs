@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::programs::{as_server_user, give_to_server_user, server_user};
+use super::programs::{as_server_user, give_to_server_user, server_user, tool};
 use super::server::{format_lsn, parse_lsn};
 use super::{PATIENCE, Scratch, Server, condition};
 
@@ -164,11 +164,33 @@ impl<'a> Pitr<'a> {
     pub fn archive_with(&self, words: &[&str]) -> Archiver {
         let mut command = self.command(["archive", "--slot", SLOT]);
         command.args(words);
+        self.start(command, words)
+    }
+
+    /// `archive` in the background, as the last words of another command that becomes it.
+    pub fn archive_by(&self, words: &[String]) -> Archiver {
+        self.start(inside(words, &self.command(["archive", "--slot", SLOT])), &[])
+    }
+
+    fn start(&self, mut command: Command, words: &[&str]) -> Archiver {
         let output = Capture::new(self.scratch);
         command.stdout(output.out()).stderr(output.err());
         let bases = (!words.contains(&"--no-backup")).then(|| self.cluster_dir().join("base"));
         Archiver { child: Some(command.spawn().expect("starting pitr archive")), output, bases }
     }
+}
+
+/// `wanted` as the last words of a command that begins with `words`.
+pub fn inside(words: &[String], wanted: &Command) -> Command {
+    let mut command = tool(&words[0]);
+    command.args(&words[1..]).arg(wanted.get_program()).args(wanted.get_args()).stdin(Stdio::null());
+    for (key, value) in wanted.get_envs() {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    command
 }
 
 /// What a command did.
@@ -317,6 +339,11 @@ impl Archiver {
         end
     }
 
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        self.output.finished("pitr archive".into(), None).said()
+    }
+
     #[track_caller]
     pub fn assert_running(&mut self) {
         let ended = self.child.as_mut().and_then(|c| c.try_wait().expect("waiting for pitr"));
@@ -329,11 +356,18 @@ impl Archiver {
         self.interrupt(Signal::TERM).success()
     }
 
+    /// As [`Archiver::stop`], within a time.
+    #[track_caller]
+    pub fn stop_within(mut self, deadline: Duration) -> Finished {
+        let _ = kill_process(self.pid(), Signal::TERM);
+        self.end(deadline).success()
+    }
+
     /// Sends a signal and waits for the end.
     #[track_caller]
     pub fn interrupt(mut self, signal: Signal) -> Finished {
         let _ = kill_process(self.pid(), signal);
-        self.end()
+        self.end(PATIENCE)
     }
 
     /// `kill -9`.
@@ -345,13 +379,13 @@ impl Archiver {
     /// Waits until it ends by itself.
     #[track_caller]
     pub fn wait(mut self) -> Finished {
-        self.end()
+        self.end(PATIENCE)
     }
 
     #[track_caller]
-    fn end(&mut self) -> Finished {
+    fn end(&mut self, deadline: Duration) -> Finished {
         let child = self.child.as_mut().expect("a running archiver");
-        let status = condition("pitr archive to end", PATIENCE, || child.try_wait().expect("waiting for pitr"));
+        let status = condition("pitr archive to end", deadline, || child.try_wait().expect("waiting for pitr"));
         self.child = None;
         self.output.finished("pitr archive".into(), status.code())
     }

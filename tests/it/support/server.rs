@@ -229,6 +229,25 @@ impl Server {
         self.signal_and_wait(Signal::QUIT);
     }
 
+    /// Stops all of the server's processes as they stand, until the value is dropped.
+    pub fn freeze(&self) -> Frozen {
+        let postmaster = Pid::from_child(self.postmaster.as_ref().expect("a running server"));
+        // It first: then no more children come.
+        let mut frozen = Frozen::process(postmaster);
+        for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // The name of the program, in brackets, may hold anything; state and parent follow.
+            let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+            if let Some(pid) = pid
+                && parent == Some(postmaster.as_raw_nonzero().get())
+            {
+                frozen.add(pid);
+            }
+        }
+        frozen
+    }
+
     #[track_caller]
     fn signal_and_wait(&mut self, signal: Signal) {
         if let Some(mut child) = self.postmaster.take() {
@@ -294,6 +313,11 @@ impl Server {
     /// `postgres://` over the Unix socket.
     pub fn socket_url(&self, database: &str) -> String {
         format!("postgres://postgres@/{database}?host={}&port={}", self.sockets.display(), self.port)
+    }
+
+    /// The Unix socket itself.
+    pub fn socket(&self) -> PathBuf {
+        self.sockets.join(format!(".s.PGSQL.{}", self.port))
     }
 
     pub fn port(&self) -> u16 {
@@ -381,6 +405,33 @@ impl Server {
             }
         }
         sums
+    }
+}
+
+/// Processes that stand still.
+pub struct Frozen(Vec<Pid>);
+
+impl Frozen {
+    /// One process.
+    pub fn process(pid: Pid) -> Self {
+        let mut frozen = Self(Vec::new());
+        frozen.add(pid);
+        frozen
+    }
+
+    fn add(&mut self, pid: Pid) {
+        // One that has ended meanwhile needs no stopping.
+        if kill_process(pid, Signal::STOP).is_ok() {
+            self.0.push(pid);
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill_process(*pid, Signal::CONT);
+        }
     }
 }
 
