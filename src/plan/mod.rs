@@ -439,7 +439,7 @@ impl<'a> Planner<'a> {
             more_follows,
             last_in: sides.last_in,
             first_out: sides.first_out,
-            notes: self.passed_over(sides.reach, sides.cut).into_iter().chain(sides.notes).collect(),
+            notes: sides.notes,
             log_bytes: sides.cut.since(reach.base.start),
         }
     }

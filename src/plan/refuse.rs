@@ -153,13 +153,6 @@ impl Planner<'_> {
         }
     }
 
-    /// Base backups between the chosen one and the cut that could not be used.
-    pub(super) fn passed_over(&self, chosen: usize, cut: Offset) -> Option<String> {
-        let skipped =
-            self.reaches.iter().skip(chosen + 1).rev().find(|reach| reach.base.end <= cut && !reach.usable())?;
-        Some(format!("base backup {} is newer but cannot be used: its log is not complete", skipped.base.id))
-    }
-
     /// What to say when a time takes in the whole log.
     pub(super) fn whole_log(&self, reach: &Reach<'_>, time: Timestamp) -> Vec<String> {
         match &reach.missing {
