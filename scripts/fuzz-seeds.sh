@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts first inputs for a fuzz target into a directory: real bytes from
-# proto-fixtures, and words that a mutation would hardly find.
+# proto-fixtures, and words that a mutation would hardly find. fuzz/seeds.rs adds those
+# that take a program to make.
 #
 #   scripts/fuzz-seeds.sh TARGET DIRECTORY
 set -euo pipefail
@@ -18,29 +19,25 @@ case "$name" in
             [ -e "$out" ] || { printf 'A'; zstd -dcq "$file" 2>/dev/null | head -c 65536 || true; } >"$out"
         done
         ;;
-    wire | replication)
-        find proto-fixtures/postgres -type f -size -64k \( -name '*.bin' -o -name 'server*' \) -print0 2>/dev/null |
-            while IFS= read -r -d '' file; do cp -n "$file" "$to/$(echo "$file" | tr '/' '-')"; done
-        ;;
     conninfo)
         printf 'postgres://user:p%%40ss@h1:5432,h2/db?target_session_attrs=read-write&connect_timeout=3' >"$to/uri"
         printf 'postgresql:///db?host=/run/postgresql&port=5433&application_name=x' >"$to/socket"
         printf "host=h port=1 user='a b' password='it\\\\'s' dbname=d" >"$to/keywords"
         ;;
     history)
+        cp proto-fixtures/postgres/15/wal/new_timeline/00000002.history "$to/captured"
         printf '1\t0/3000060\tno recovery target specified\n\n2\t0/5000000\tbefore 2026-01-01\n' >"$to/history"
         printf '000000010000000000000001' >"$to/name"
         ;;
-    server_tar)
-        { printf 'A'; tar --format=ustar -cf - -C scripts . 2>/dev/null | head -c 65536 || true; } >"$to/tar"
-        ;;
     server_lz4)
-        # As the server makes them: linked blocks, no sums; and with everything else.
-        { printf 'A'; tar --format=ustar -cf - -C src . | head -c 400000 | lz4 -qc -BD -B4 --no-frame-crc; } >"$to/linked" || true
+        # What the server does not use.
         { printf 'A'; head -c 100000 Cargo.lock | lz4 -qc -BI -BX -B4; } >"$to/sums" || true
         ;;
     server_manifest)
-        printf '{ "PostgreSQL-Backup-Manifest-Version": 1,\n"Files": [],\n"WAL-Ranges": [\n{ "Timeline": 1, "Start-LSN": "0/2000028", "End-LSN": "0/2000100" }\n],\n"Manifest-Checksum": "%064d"}\n' 0 >"$to/manifest"
+        # All of it; few files, which mutate better; and none, as the target says came.
+        zstd -dcq proto-fixtures/postgres/15/wire/base_backup_begins/backup_manifest.zst >"$to/captured"
+        { head -n 6 "$to/captured" | sed '$ s/,$//'; tail -n 5 "$to/captured"; } >"$to/few"
+        { head -n 2 "$to/captured"; tail -n 5 "$to/captured"; } >"$to/none"
         ;;
     names)
         printf '0000000001000000-0000000002000000-1.lz4' >"$to/segment"

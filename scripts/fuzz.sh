@@ -13,10 +13,10 @@ cd "$(dirname "$0")/.."
 seconds="${1:-60}"
 shift || true
 
-for tool in cargo c++; do
+for tool in cargo c++ zstd; do
     if ! command -v "$tool" >/dev/null 2>&1; then
         echo "error: $tool is needed to build the fuzz targets and is not installed" >&2
-        echo "hint: apt-get install g++; for cargo see https://rustup.rs" >&2
+        echo "hint: apt-get install g++ zstd; for cargo see https://rustup.rs" >&2
         exit 1
     fi
 done
@@ -39,6 +39,7 @@ for name in "${targets[@]}"; do
     corpus="fuzz/corpus/$name"
     mkdir -p "$corpus" fuzz/artifacts
     scripts/fuzz-seeds.sh "$name" "$corpus"
+    "$target_dir/$host/release/seeds" "$name" "$corpus"
     echo "fuzzing $name for $seconds s"
     "$target_dir/$host/release/$name" "$corpus" -max_total_time="$seconds" -rss_limit_mb=1024 -timeout=10 \
         -max_len=262144 -artifact_prefix="fuzz/artifacts/$name-" -print_final_stats=1 2>&1 | tee "fuzz/artifacts/$name.log" |

@@ -219,6 +219,8 @@ pub struct BaseInfo {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn base(timeline: u32, start: u64) -> BaseInfo {
@@ -268,5 +270,54 @@ mod tests {
     fn a_base_on_a_younger_timeline_needs_no_log_of_the_older() {
         assert!(!lacks_base(&[base(2, 250)], &[(1, 300, 400)]));
         assert!(lacks_base(&[base(1, 900)], &[(1, 300, 400), (2, 300, 400)]));
+    }
+
+    /// What a stretch of log is: in a segment, in a recorded gap, in both, in neither.
+    fn log_of(pieces: &[(u64, u8)], indexed: Option<usize>) -> (TimelineLog, Vec<u8>) {
+        let (mut log, mut bytes) = (TimelineLog::default(), Vec::new());
+        for (number, &(len, kind)) in pieces.iter().enumerate() {
+            let start = bytes.len() as u64;
+            let range = OffsetRange::new(Offset(start), Offset(start + len));
+            bytes.resize(bytes.len() + len as usize, kind);
+            if kind & 1 != 0 {
+                let summary = Summary { range, boundary: range.end, ..Summary::empty(range.start, range.start) };
+                log.segments.push(SegmentInfo::of(&summary, 1, Holder::Segment(Codec::Lz4)));
+            }
+            if kind & 2 != 0 {
+                log.gaps.push(Gap { range, cause: "recycled".into(), found: Timestamp(0), confirmed: None });
+            }
+            if indexed == Some(number) {
+                log.indexes.push(OffsetRange::new(Offset(0), range.end));
+            }
+        }
+        (log, bytes)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        /// Held against a look at every byte.
+        #[test]
+        fn log_is_held_when_every_byte_is_and_goes_on_where_one_is_neither_held_nor_known_to_be_lost(
+            pieces in prop::collection::vec((1..5_u64, 0..4_u8), 0..8),
+            indexed in prop::option::of(0..8_usize),
+        ) {
+            let (log, bytes) = log_of(&pieces, indexed);
+            let at = |offset: u64| bytes.get(offset as usize).copied().unwrap_or_default();
+            for start in 0..36 {
+                for end in start + 1..36 {
+                    let held = (start..end).all(|offset| at(offset) & 1 != 0);
+                    prop_assert_eq!(log.holds(OffsetRange::new(Offset(start), Offset(end))), held, "{}-{}", start, end);
+                }
+                let lost = (start..).find(|offset| at(*offset) & 2 == 0).unwrap();
+                prop_assert_eq!(log.past_gaps(Offset(start)), Offset(lost), "from {}", start);
+            }
+            let first = log.indexes.last().map(|i| i.end).or(log.segments.first().map(|s| s.range.start));
+            let expected = first.map(|first| {
+                let end = (first.0..).find(|offset| at(*offset) == 0).unwrap();
+                (log.segments.iter().filter(|s| s.range.start.0 < end).count(), Offset(end))
+            });
+            prop_assert_eq!(log.unbroken(), expected);
+        }
     }
 }

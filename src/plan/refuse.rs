@@ -172,13 +172,6 @@ impl Planner<'_> {
         }
     }
 
-    /// Base backups between the chosen one and the cut that could not be used.
-    pub(super) fn passed_over(&self, chosen: usize, cut: Offset) -> Vec<String> {
-        let skipped = self.reaches.iter().skip(chosen + 1).rev().find(|reach| reach.base.end <= cut && !reach.usable());
-        let note = |id: &str| format!("base backup {id} is newer but cannot be used: its log is not complete");
-        skipped.map(|reach| note(&reach.base.id)).into_iter().collect()
-    }
-
     /// What to say when a time takes in the whole log.
     pub(super) fn whole_log(&self, reach: &Reach<'_>, time: Timestamp) -> Vec<String> {
         match &reach.missing {

@@ -107,7 +107,7 @@ impl Planner<'_> {
             more_follows,
             last_in: sides.last_in,
             first_out: sides.first_out,
-            notes: [self.passed_over(sides.reach, sides.cut), self.also_elsewhere(sides.cut), sides.notes].concat(),
+            notes: [self.also_elsewhere(sides.cut), sides.notes].concat(),
             log_bytes: sides.cut.since(reach.base.start),
         }
     }

@@ -101,8 +101,14 @@ impl World {
     pub(super) fn plan(&self, target: &Target, locator: Option<&dyn Locator>) -> Result<Plan, Refusal> {
         let planner = Planner::new(&self.catalog, target, locator, NOW)?;
         let mut narrowed = planner.narrow()?;
+        let mut aside = Vec::new();
         for _ in 0..1000 {
             let marks = narrowed.read.as_ref().map(|read| self.read(read)).unwrap_or_default();
+            if let (State::Sides(_), Some(read)) = (&narrowed.state, &narrowed.read) {
+                assert!(!aside.contains(&read.range), "{read:?} is read twice for the cut's neighbours");
+                assert!(read.segments.last().is_some_and(|s| s.info.transactions > 0), "{read:?} tells nothing");
+                aside.push(read.range);
+            }
             match planner.settle(narrowed, &marks)? {
                 Step::Done(plan) => {
                     self.check(&plan);
@@ -122,7 +128,8 @@ impl World {
         );
         self.check_chain(&read.segments, read.range.start, read.range.end);
         assert!(read.segments.iter().all(|s| s.timeline == read.timeline));
-        marks.iter().filter(|m| read.range.start <= m.start && m.end <= read.range.end).cloned().collect()
+        let read_marks = marks.iter().filter(|m| read.range.start <= m.start && m.end <= read.range.end);
+        read_marks.filter(|m| read.detail == Detail::Records || m.kind != MarkKind::Record).cloned().collect()
     }
 
     fn check_chain(&self, segments: &[PlannedSegment], start: Offset, end: Offset) {
@@ -142,6 +149,13 @@ impl World {
         let last_byte = Offset(plan.cut.0 - 1);
         assert!(plan.path.legs().iter().any(|leg| leg.timeline == plan.timeline && leg.range.contains(last_byte)));
         assert_eq!(plan.log_bytes, plan.cut.since(plan.base.start));
+        // The log ends where it has to, and no segment later.
+        let leg = plan.path.leg_at(plan.cut).unwrap();
+        let follows = self.marks[&leg.timeline].iter().find(|m| m.start >= plan.cut).filter(|_| plan.more_follows);
+        let needed = follows.map_or(plan.cut, |m| m.end);
+        let (last, others) = plan.log.split_last().unwrap();
+        assert!(last.range.end >= needed, "{:?} ends before {needed}", plan.log);
+        assert!(others.last().is_none_or(|s| s.range.end < needed), "{:?} goes on past {needed}", plan.log);
     }
 }
 

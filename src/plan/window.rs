@@ -46,14 +46,13 @@ pub(super) fn of(path: &Path, reaches: &[Reach<'_>]) -> Vec<Window> {
     let mut windows: Vec<Window> = Vec::new();
     for reach in reaches.iter().filter(|reach| reach.usable()) {
         let Some(to) = reach.known.filter(|known| *known >= reach.base.ended) else { continue };
-        // In one stretch of log, times that touch are one window.
+        // In one stretch of log, times that touch are one window. What a later base backup
+        // knows there, the one before it knows too, so that `to` is never later.
         if let Some(last) = windows.last_mut()
             && last.range.end == reach.boundary
             && last.from <= to
-            && reach.base.ended <= last.to
         {
             last.from = last.from.min(reach.base.ended);
-            last.to = last.to.max(to);
             continue;
         }
         windows.push(Window {

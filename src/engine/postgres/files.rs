@@ -64,46 +64,58 @@ impl LogFiles for PostgresLogFiles {
     }
 
     fn history_name(&self, timeline: TimelineId) -> String {
-        format!("{timeline}.history")
+        history_name(timeline)
     }
 
     fn parse_history(&self, timeline: TimelineId, native: &str) -> Result<History> {
-        let mut ancestors: Vec<Ancestor> = Vec::new();
-        for (number, line) in native.lines().enumerate() {
-            let line = line.trim_start();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let refuse = |what: String| {
-                let name = self.history_name(timeline);
-                Err(Error::corruption(format!("line {} of history file {name}: {what}", number + 1))
-                    .hint("was the file changed by hand? fetch it again from the server's pg_wal"))
-            };
-            let mut fields = line.split_ascii_whitespace();
-            let Some(ancestor) = fields.next().and_then(|f| f.parse().ok()).filter(|a| *a > 0) else {
-                return refuse(format!("expected the number of a timeline, found {line:?}"));
-            };
-            let Some(switch) = fields.next().and_then(parse_lsn) else {
-                return refuse(format!("expected a switch point such as 0/A000A8, found {line:?}"));
-            };
-            if let Some(before) = ancestors.last().filter(|before| before.timeline.0 >= ancestor) {
-                return refuse(format!("timeline {ancestor} comes after {}", before.timeline.0));
-            }
-            if ancestor >= timeline.0 {
-                return refuse(format!("timeline {ancestor} is no ancestor of {}", timeline.0));
-            }
-            ancestors.push(Ancestor { timeline: TimelineId(ancestor), switch });
-        }
-        if ancestors.is_empty() {
-            return Err(Error::corruption(format!(
-                "history file {} names no ancestor of timeline {}",
-                self.history_name(timeline),
-                timeline.0
-            )));
-        }
-        give_up_what_was_left_early(&mut ancestors);
-        Ok(History { timeline, ancestors, native: native.to_owned() })
+        parse_history(timeline, native)
     }
+}
+
+/// Reads a history file.
+///
+/// # Errors
+/// [`crate::Kind::Corruption`] naming the line that is none, or is out of order.
+pub(super) fn parse_history(timeline: TimelineId, native: &str) -> Result<History> {
+    let mut ancestors: Vec<Ancestor> = Vec::new();
+    for (number, line) in native.lines().enumerate() {
+        let line = line.trim_start();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let refuse = |what: String| {
+            let name = history_name(timeline);
+            Err(Error::corruption(format!("line {} of history file {name}: {what}", number + 1))
+                .hint("was the file changed by hand? fetch it again from the server's pg_wal"))
+        };
+        let mut fields = line.split_ascii_whitespace();
+        let Some(ancestor) = fields.next().and_then(|f| f.parse().ok()).filter(|a| *a > 0) else {
+            return refuse(format!("expected the number of a timeline, found {line:?}"));
+        };
+        let Some(switch) = fields.next().and_then(parse_lsn) else {
+            return refuse(format!("expected a switch point such as 0/A000A8, found {line:?}"));
+        };
+        if let Some(before) = ancestors.last().filter(|before| before.timeline.0 >= ancestor) {
+            return refuse(format!("timeline {ancestor} comes after {}", before.timeline.0));
+        }
+        if ancestor >= timeline.0 {
+            return refuse(format!("timeline {ancestor} is no ancestor of {}", timeline.0));
+        }
+        ancestors.push(Ancestor { timeline: TimelineId(ancestor), switch });
+    }
+    if ancestors.is_empty() {
+        return Err(Error::corruption(format!(
+            "history file {} names no ancestor of timeline {}",
+            history_name(timeline),
+            timeline.0
+        )));
+    }
+    give_up_what_was_left_early(&mut ancestors);
+    Ok(History { timeline, ancestors, native: native.to_owned() })
+}
+
+fn history_name(timeline: TimelineId) -> String {
+    format!("{timeline}.history")
 }
 
 /// A recovery along timeline 2 that stopped before 2 even began leaves timeline 1, but

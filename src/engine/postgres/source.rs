@@ -19,6 +19,7 @@ use async_trait::async_trait;
 
 use super::connect::{Connection, Mode, connect as open, in_recovery};
 use super::conninfo::{ConnInfo, process_environment};
+use super::files::parse_history;
 use super::wal::name::{format_lsn, parse_lsn};
 use super::wire::replication::{FromServer, status_update};
 use super::wire::{Backend, Report, startup};
@@ -30,7 +31,6 @@ use crate::model::position::{Position, Resume};
 use crate::model::time::{Clock, SystemClock};
 use crate::model::timeline::{History, TimelineId};
 
-mod history;
 mod refusal;
 mod slot;
 #[cfg(test)]
@@ -378,7 +378,7 @@ impl Source for Walsender {
                 let native = row.and_then(|row| row.into_iter().nth(1)).flatten().ok_or_else(|| {
                     Error::new(Kind::DatabaseUnreachable, format!("{}: TIMELINE_HISTORY gave no file", self.place()))
                 })?;
-                history::parse(timeline, native).map(Some).map_err(|e| e.context(self.connection.place()))
+                parse_history(timeline, &native).map(Some).map_err(|e| e.context(self.connection.place()))
             }
             Err(report) => Err(refusal::history(&report, self.connection.place(), timeline)),
         }

@@ -231,7 +231,7 @@ fn a_name_used_twice_means_the_newest_and_says_so() {
     };
     let mut world = World::new();
     let marks = vec![transaction(64, 74, 1, 10), point(74, 11), transaction(84, 94, 2, 20), point(94, 21)];
-    world.timeline(1, &[], marks, &[104], &[]);
+    world.timeline(1, &[], [vec![point(54, 1)], marks].concat(), &[104], &[]);
     world.base(1, 64, 74, 10);
     let plan = world.plan(&target(Point::Name("release".into())), None).unwrap();
     assert_eq!((plan.cut, id(plan.last_in.as_ref())), (Offset(104), Some(2)));
@@ -270,23 +270,266 @@ fn windows_are_broken_where_the_log_is() {
     assert_eq!(windows[1].missing, None);
 }
 
-/// However long the log, what is read is one segment at a time.
 #[test]
-fn a_long_log_is_planned_by_reading_one_segment() {
+fn base_backups_of_one_stretch_are_one_window() {
+    let mut world = line(&[10, 20, 30, 40, 50, 60], &[]);
+    world.base(1, 104, 114, 50);
+    world.base(1, 94, 104, 15);
+    let found = windows(&world.catalog, TimelineId(1)).unwrap();
+    let [window] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((window.base.as_str(), window.from.0, window.to.0), ("b0", 15, 60));
+    assert_eq!(window.range, OffsetRange::new(Offset(84), Offset(124)));
+}
+
+#[test]
+fn times_that_a_clock_put_back_leaves_apart_are_two_windows() {
+    let mut world = line(&[10, 50, 60, 20, 25, 30], &[]);
+    world.catalog.bases[0].ended = Timestamp(55);
+    world.base(1, 104, 114, 26);
+    let windows = windows(&world.catalog, TimelineId(1)).unwrap();
+    let times: Vec<_> = windows.iter().map(|w| (w.base.as_str(), w.from.0, w.to.0)).collect();
+    assert_eq!(times, [("b0", 55, 60), ("b1", 26, 30)]);
+}
+
+#[test]
+fn a_gap_tells_up_to_when_the_log_before_it_was_complete() {
+    let mut world = line(&[10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], &[2, 4]);
+    let gaps = &mut world.catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps;
+    (gaps[0].confirmed, gaps[1].confirmed) = (Some(Timestamp(45)), Some(Timestamp(85)));
+    assert_eq!(cut(&world, &at(44)), (104, Some(4), None));
+    assert_eq!(refusal(&world, &at(46)).0, Why::InGap);
+    assert_eq!(windows(&world.catalog, TimelineId(1)).unwrap()[0].to, Timestamp(45));
+}
+
+/// The timeline, and the cause of this gap, not of another one.
+#[test]
+fn missing_log_is_named_by_the_timeline_that_would_hold_it() {
+    let mut world = World::new();
+    let shared: Vec<Mark> = (0..6).map(|n| transaction(64 + 10 * n, 74 + 10 * n, n + 1, 10 * (n as i64 + 1))).collect();
+    let promoted = [transaction(124, 140, 8, 80), transaction(140, 150, 9, 90)];
+    world.timeline(1, &[], shared.clone(), &[84, 104, 124], &[1, 2]);
+    world.timeline(2, &[(1, 124)], [shared, promoted.to_vec()].concat(), &[140, 150], &[0]);
+    world.base(1, 64, 74, 10);
+    let older =
+        Gap { range: OffsetRange::new(Offset(10), Offset(20)), cause: "older".into(), found: NOW, confirmed: None };
+    world.catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps.insert(0, older);
+    assert_eq!(
+        refusal(&world, &target(Point::Latest)).1,
+        "there is log after a gap but no base backup: log 0000000000000054-000000000000007C of timeline 00000001 is missing (lost 1)"
+    );
+}
+
+#[test]
+fn a_base_backup_alone_in_a_gap_or_at_the_end_cannot_be_used() {
+    let mut world = line(&[10, 20, 30, 40, 50, 60], &[1]);
+    world.catalog.bases.clear();
+    world.base(1, 94, 114, 50);
+    let (why, message, hint) = refusal(&world, &target(Point::Latest));
+    assert_eq!(why, Why::NoBase);
+    assert_eq!(
+        message,
+        "base backup b0 needs the log up to 0000000000000072, but log 000000000000005E-0000000000000068 of timeline 00000001 is missing (lost 1)"
+    );
+    assert_eq!(hint, "take a new base backup with `pitr backup`");
+
+    let mut world = line(&[10, 20, 30, 40], &[]);
+    world.catalog.bases.clear();
+    world.base(1, 94, 120, 40);
+    for point in [Point::Latest, Point::Time(Timestamp(40)), Point::Native { term: "xid", value: "1".into() }] {
+        let refusal = world.plan(&target(point), Some(&Xid(1))).unwrap_err();
+        assert_eq!(
+            (refusal.why, refusal.message.as_str()),
+            (
+                Why::NoBase,
+                "base backup b0 needs the log up to 0000000000000078, and the archive ends at 0000000000000068"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_base_backup_is_restorable_when_its_own_timeline_has_its_log() {
+    let mut world = World::new();
+    let shared = vec![transaction(64, 74, 1, 10), transaction(74, 84, 2, 20)];
+    let promoted = [transaction(84, 100, 5, 40), transaction(100, 110, 7, 50)];
+    world.timeline(1, &[], [shared.clone(), vec![transaction(84, 94, 4, 30)]].concat(), &[94], &[]);
+    world.timeline(2, &[(1, 84)], [shared, promoted.to_vec()].concat(), &[110], &[]);
+    world.base(1, 84, 94, 30);
+    world.base(2, 84, 100, 40);
+    world.base(2, 100, 120, 60);
+    let restorable: Vec<bool> = ["b0", "b1", "b2", "b9"].map(|id| restorable(&world.catalog, id)).to_vec();
+    assert_eq!(restorable, [true, true, false, false], "of b2 the log has not arrived, b9 is none");
+}
+
+#[test]
+fn a_timeline_of_which_only_the_history_is_kept_is_not_the_newest() {
+    let mut world = line(&[10, 20, 30], &[]);
+    let ancestors = vec![Ancestor { timeline: TimelineId(1), switch: Offset(84) }];
+    let history = History { timeline: TimelineId(2), ancestors, native: String::new() };
+    let log = TimelineLog { history: Some(history), ..TimelineLog::default() };
+    world.catalog.timelines.insert(TimelineId(2), log);
+    assert_eq!(cut(&world, &target(Point::Latest)), (94, Some(3), None));
+}
+
+/// The child's first file repeats it.
+#[test]
+fn a_restore_point_at_the_switch_is_one() {
+    let point = Mark {
+        start: Offset(74),
+        end: Offset(84),
+        kind: MarkKind::RestorePoint { name: "promoted".into(), time: Timestamp(15) },
+    };
+    let shared = vec![transaction(64, 74, 1, 10), point];
+    let mut world = World::new();
+    world.timeline(1, &[], shared.clone(), &[84], &[]);
+    world.timeline(2, &[(1, 84)], [shared, vec![transaction(84, 94, 2, 20)]].concat(), &[94], &[]);
+    world.base(1, 64, 74, 10);
+    let plan = world.plan(&target(Point::Name("promoted".into())), None).unwrap();
+    assert_eq!((plan.timeline, plan.cut, plan.notes.as_slice()), (TimelineId(1), Offset(84), [].as_slice()));
+}
+
+#[test]
+fn a_restore_point_on_another_timeline_is_named_with_it() {
+    let point = |start, name: &str| Mark {
+        start: Offset(start),
+        end: Offset(start + 10),
+        kind: MarkKind::RestorePoint { name: name.into(), time: Timestamp(15) },
+    };
+    let mut world = World::new();
+    let shared = vec![transaction(64, 74, 1, 10), transaction(74, 84, 2, 20)];
+    world.timeline(1, &[], [shared.clone(), vec![point(84, "old")]].concat(), &[94], &[]);
+    world.timeline(2, &[(1, 84)], [shared, vec![point(84, "new")]].concat(), &[94], &[]);
+    world.base(1, 64, 74, 10);
+    let (why, _, hint) = refusal(&world, &target(Point::Name("old".into())));
+    assert_eq!((why, hint.as_str()), (Why::Unknown, "timeline 00000001 holds one: use `--target-timeline 00000001`"));
+}
+
+#[test]
+fn a_restore_point_that_no_base_backup_reaches_says_why() {
+    let point = |start, name: &str| Mark {
+        start: Offset(start),
+        end: Offset(start + 10),
+        kind: MarkKind::RestorePoint { name: name.into(), time: Timestamp(15) },
+    };
+    let marks = vec![point(64, "early"), point(74, "first"), transaction(84, 94, 2, 20), point(94, "late")];
+    let mut world = World::new();
+    world.timeline(1, &[], marks, &[84, 94, 104], &[1]);
+    world.base(1, 20, 30, 5);
+    world.base(1, 64, 84, 10);
+    let named = |name: &str| world.plan(&target(Point::Name(name.into())), None);
+    let early = named("early").unwrap_err();
+    assert_eq!((early.why, early.nearest_after), (Why::BeforeFirstBase, Some(Timestamp(10))));
+    assert_eq!(
+        early.message,
+        "restore point \"early\" of 1970-01-01T00:00:00.000015Z lies at 000000000000004A, before the first base backup is consistent, at 0000000000000054"
+    );
+    assert_eq!(named("first").unwrap().cut, Offset(84));
+    let late = named("late").unwrap_err();
+    assert_eq!(late.why, Why::InGap);
+    assert_eq!(
+        late.message,
+        "restore point \"late\" of 1970-01-01T00:00:00.000015Z lies at 0000000000000068, which no base backup reaches: log 0000000000000054-000000000000005E of timeline 00000001 is missing (lost 1)"
+    );
+}
+
+#[test]
+fn what_is_in_no_log_is_refused_with_the_log_there_is() {
+    let absent = target(Point::Native { term: "xid", value: "99".into() });
+    let refused = |world: &World| {
+        let refusal = world.plan(&absent, Some(&Xid(99))).unwrap_err();
+        assert_eq!(refusal.why, Why::Unknown);
+        assert_eq!(refusal.message, "xid 99 is not in the log that can be restored on timeline 00000001");
+        refusal.hint.unwrap()
+    };
+    assert_eq!(refused(&line(&[10, 20, 30], &[])), "that log is 0000000000000054-000000000000005E");
+    let unknown = line(&[10, 15], &[]);
+    assert_eq!(refused(&unknown), "use `--target latest` for everything the archive holds");
+}
+
+#[test]
+fn of_a_time_that_only_another_timeline_holds_that_one_is_named() {
+    let mut world = World::new();
+    let shared = vec![transaction(64, 74, 1, 10), transaction(74, 84, 2, 20)];
+    let promoted = [transaction(84, 100, 5, 40), transaction(100, 110, 7, 50)];
+    world.timeline(1, &[], [shared.clone(), vec![transaction(84, 94, 4, 30)]].concat(), &[94], &[]);
+    world.timeline(2, &[(1, 84)], [shared, promoted.to_vec()].concat(), &[110], &[]);
+    world.base(1, 84, 94, 30);
+    world.base(2, 84, 100, 40);
+    let named = |time| {
+        let (_, _, hint) = refusal(&world, &Target { timeline: Some(TimelineId(1)), ..at(time) });
+        hint.contains("timeline 00000002 holds that time")
+    };
+    assert_eq!([39, 40, 45, 50, 51].map(named), [false, true, true, true, false]);
+}
+
+#[test]
+fn where_the_clock_went_back_around_the_base_backup_the_refusal_says_so() {
+    let mut world = line(&[10, 50, 30, 40, 60], &[]);
+    world.base(1, 64, 94, 30);
+    world.catalog.bases.remove(0);
+    let refusal = world.plan(&at(35), None).unwrap_err();
+    assert_eq!((refusal.why, refusal.nearest_before, refusal.nearest_after), (Why::ClockWentBack, None, None));
+    assert!(refusal.message.contains("lies before any base backup is consistent"), "{refusal}");
+    assert!(refusal.hint.unwrap().ends_with("give it as an exact position"), "no other timeline holds it");
+}
+
+#[test]
+fn times_at_the_very_edges_are_refused_for_the_right_reason() {
+    let world = line(&[10, 20, 30], &[]);
+    assert_eq!(refusal(&world, &at(NOW.0)).0, Why::AfterEnd, "now is not the future");
+    let mut nothing_known = line(&[10, 15], &[]);
+    let (why, message, _) = refusal(&nothing_known, &at(20));
+    assert_eq!(why, Why::AfterEnd, "the base backup's own end is not before it");
+    assert!(message.ends_with("after the end of the archive: no time is known to be complete yet"), "{message}");
+    nothing_known.base(1, 84, 120, 12);
+    let (why, message, _) = refusal(&nothing_known, &at(18));
+    assert_eq!(why, Why::BeforeFirstBase, "a base backup that cannot be used is not the first");
+    assert!(message.ends_with("ended at 1970-01-01T00:00:00.000020Z"), "{message}");
+}
+
+#[test]
+fn latest_at_a_gap_names_the_last_time_before_it_if_there_is_one() {
+    let mut world = line(&[10, 20, 30, 40, 50, 60], &[2]);
+    world.timeline(1, &[], world.marks[&TimelineId(1)].clone(), &[84, 94, 104, 124], &[2]);
+    for (ended, nearest) in [(29, Some(30)), (30, Some(30)), (31, None)] {
+        world.catalog.bases[0].ended = Timestamp(ended);
+        let refusal = world.plan(&target(Point::Latest), None).unwrap_err();
+        assert_eq!((refusal.why, refusal.nearest_before), (Why::InGap, nearest.map(Timestamp)), "{ended}");
+    }
+}
+
+#[test]
+fn latest_says_what_is_known_to_be_missing_behind_its_end() {
+    let mut world = line(&[10, 20, 30, 40, 50, 60, 70, 80], &[1, 3]);
+    world.base(1, 104, 114, 60);
+    let plan = world.plan(&target(Point::Latest), None).unwrap();
+    assert_eq!(plan.cut, Offset(124));
+    assert_eq!(plan.notes, ["log 000000000000007C-0000000000000090 is known to be missing: lost 3"]);
+}
+
+/// However long the log, what is read is a segment or two.
+#[test]
+fn a_long_log_is_planned_by_reading_one_segment_and_perhaps_its_neighbour() {
     let times: Vec<i64> = (1..=2000).map(|n| n * 10).collect();
     let world = line(&times, &[]);
-    let asked = at(15_005);
-    let planner = Planner::new(&world.catalog, &asked, None, NOW).unwrap();
-    let narrowed = planner.narrow().unwrap();
-    let read = narrowed.read.clone().unwrap();
-    assert_eq!(read.range.len(), 20);
-    let marks: Vec<Mark> = world.marks[&TimelineId(1)]
-        .iter()
-        .filter(|m| read.range.start <= m.start && m.end <= read.range.end)
-        .cloned()
-        .collect();
-    let Step::Read(second) = planner.settle(narrowed, &marks).unwrap() else {
-        panic!("the last transaction in ends in the segment before");
+    let reads = |asked: &Target, locator: Option<&dyn Locator>| {
+        let planner = Planner::new(&world.catalog, asked, locator, NOW).unwrap();
+        let (mut narrowed, mut reads) = (planner.narrow().unwrap(), Vec::new());
+        loop {
+            let marks = narrowed.read.as_ref().map(|read| world.read(read)).unwrap_or_default();
+            reads.extend(narrowed.read.as_ref().map(|read| (read.range.start.0, read.range.end.0)));
+            match planner.settle(narrowed, &marks).unwrap() {
+                Step::Done(_) => return reads,
+                Step::Read(next) => narrowed = next,
+            }
+        }
     };
-    assert_eq!(second.read.unwrap().range.end, read.range.start);
+    // Segments begin with a transaction of odd number.
+    let segment = |first: u64| (64 + 10 * (first - 1), 64 + 10 * (first + 1));
+    for time in [15_000, 15_005] {
+        assert_eq!(reads(&at(time), None), [segment(1501), segment(1499)], "its neighbour ends in the one before");
+    }
+    assert_eq!(reads(&at(15_010), None), [segment(1501)]);
+    let xid = target(Point::Native { term: "xid", value: "1501".into() });
+    assert_eq!(reads(&xid, Some(&Xid(1501))), [segment(1501)]);
 }

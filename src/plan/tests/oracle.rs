@@ -94,6 +94,12 @@ fn world(bytes: &[u8]) -> World {
         let own: Vec<Mark> = marks.iter().filter(|m| m.start.0 >= start).cloned().collect();
         world.timeline(id, &parents, marks.clone(), &ends, &lost);
         maker.bases(&mut world, id, &own);
+        // Some gaps say up to when the log before them was known to be complete.
+        for gap in &mut world.catalog.timelines.get_mut(&TimelineId(id)).unwrap().gaps {
+            let before = marks.iter().filter(|m| m.end <= gap.range.start).filter_map(Mark::transaction);
+            let (known, late) = (before.map(|t| t.time.0).max().unwrap_or(100), maker.dice.roll(8) as i64);
+            gap.confirmed = (maker.dice.roll(2) == 0).then_some(Timestamp(known + late));
+        }
         if maker.dice.roll(2) == 0 {
             let last = own.iter().filter_map(Mark::transaction).map(|t| t.time.0).max().unwrap_or(100);
             let confirmed = Timestamp(last + maker.dice.roll(8) as i64);
@@ -194,7 +200,34 @@ impl<'a> Oracle<'a> {
         // What a child repeats of its parent's log is not yet its own.
         let switch = log.history.as_ref().and_then(|h| h.ancestors.last()).map_or(Offset::ZERO, |a| a.switch);
         let leaf_ends = end > switch.0 && log.segments.last().is_some_and(|s| s.range.end.0 == end);
-        latest.max(log.confirmed.filter(|_| leaf_ends && !self.log_behind(end)))
+        let at_end = log.confirmed.filter(|_| leaf_ends && !self.log_behind(end));
+        // A gap speaks for the timeline whose log it ends.
+        let timelines = &self.world.catalog.timelines;
+        let gaps = timelines[&self.speaker(Offset(end - 1))].gaps.iter().filter(|gap| gap.range.start.0 == end);
+        let before_gap = gaps.filter_map(|gap| gap.confirmed).max().filter(|_| self.log_behind(end));
+        latest.max(at_end).max(before_gap)
+    }
+
+    /// The timeline of a byte on the path.
+    fn speaker(&self, byte: Offset) -> TimelineId {
+        let history = self.world.catalog.timelines[&self.leaf].history.as_ref();
+        let ancestor = history.and_then(|h| h.ancestors.iter().find(|a| byte < a.switch));
+        ancestor.map_or(self.leaf, |a| a.timeline)
+    }
+
+    /// Whether the clock went back around a base backup that would otherwise give this
+    /// time: a transaction that ended before it was consistent, and of which a segment
+    /// speaks that goes on behind its start, says that time or a later one.
+    fn clock_went_back(&self, time: Timestamp) -> bool {
+        let history = self.world.catalog.timelines[&self.leaf].history.as_ref();
+        let ancestors = history.map(|h| h.ancestors.as_slice()).unwrap_or_default();
+        let path: Vec<TimelineId> = ancestors.iter().map(|a| a.timeline).chain([self.leaf]).collect();
+        self.bases().into_iter().filter(|(base, ..)| base.ended <= time).any(|(base, ..)| {
+            let segments = path.iter().flat_map(|id| &self.world.catalog.timelines[id].segments);
+            let first = segments.filter(|s| s.range.end > base.start).map(|s| s.range.start).min().unwrap();
+            let around = self.marks.iter().filter(|m| m.end > first && m.start < base.end);
+            around.filter_map(Mark::transaction).any(|t| t.time >= time)
+        })
     }
 
     fn time(&self, time: Timestamp, inclusive: bool) -> Option<Answer> {
@@ -284,7 +317,13 @@ proptest! {
                     let TransactionId::Number(id) = t.id else { unreachable!() };
                     let native = asked(Point::Native { term: "xid", value: id.to_string() }, inclusive);
                     agree(&native, world.plan(&native, Some(&Xid(id))), oracle.native(&Xid(id), inclusive))?;
-                    let lsn = Lsn(t.start.0);
+                }
+            }
+            // Any record may be the one that is asked for.
+            for mark in &world.marks[&leaf] {
+                for inclusive in [true, false] {
+                    let (native, lsn) = (Point::Native { term: "lsn", value: mark.start.to_string() }, Lsn(mark.start.0));
+                    let native = asked(native, inclusive);
                     agree(&native, world.plan(&native, Some(&lsn)), oracle.native(&lsn, inclusive))?;
                 }
             }
@@ -302,10 +341,33 @@ proptest! {
                     let asked = Target { point: Point::Time(time), inclusive: true, timeline: Some(leaf) };
                     match world.plan(&asked, None) {
                         Ok(_) => {}
-                        Err(refusal) => prop_assert_eq!(refusal.why, Why::ClockWentBack, "{} in {:?}", time, window),
+                        Err(refusal) => {
+                            prop_assert_eq!(refusal.why, Why::ClockWentBack, "{} in {:?}", time, window);
+                            prop_assert!(Oracle::new(&world, leaf).clock_went_back(time), "{} in {:?}", time, window);
+                        }
                     }
                 }
             }
+        }
+    }
+
+    /// And `list` shows all of it, where no switch hides what a segment's summary says.
+    #[test]
+    fn every_time_with_a_plan_is_in_a_window(bytes in prop::collection::vec(any::<u8>(), 0..700)) {
+        let world = world(&bytes);
+        let leaf = TimelineId(1);
+        let (oracle, windows) = (Oracle::new(&world, leaf), windows(&world.catalog, leaf).unwrap());
+        for window in &windows {
+            prop_assert!(window.from <= window.to && window.range.start <= window.range.end, "{:?}", window);
+            let base = world.catalog.bases.iter().find(|base| base.id == window.base).unwrap();
+            prop_assert_eq!(window.range.start, base.end);
+            let reached = oracle.bases().into_iter().find(|(usable, ..)| usable.id == base.id);
+            prop_assert_eq!(reached.map(|(_, _, boundary)| boundary), Some(window.range.end));
+            prop_assert_eq!(window.missing.is_some(), oracle.log_behind(reached.unwrap().1), "{:?}", window);
+        }
+        for time in (80..250).map(Timestamp) {
+            let shown = windows.iter().any(|w| w.from <= time && time <= w.to);
+            prop_assert!(shown || oracle.time(time, true).is_none(), "{} is in none of {:?}", time, windows);
         }
     }
 
@@ -315,6 +377,8 @@ proptest! {
         let world = world(&bytes);
         for time in (80..250).map(Timestamp) {
             let Err(refusal) = world.plan(&target(Point::Time(time)), None) else { continue };
+            prop_assert!(refusal.nearest_before.is_none_or(|before| before < time), "{:?}", refusal);
+            prop_assert!(refusal.nearest_after.is_none_or(|after| after > time), "{:?}", refusal);
             for near in [refusal.nearest_before, refusal.nearest_after].into_iter().flatten() {
                 match world.plan(&target(Point::Time(near)), None) {
                     Ok(_) => {}

@@ -289,6 +289,13 @@ def main():
     proxy = Proxy(primary, base_backup=True)
     run("pg_basebackup", "-h", proxy.dir, "-D", f"{WORK}/base", "-Ft", "-X", "none", "-c", "fast", "-l", "a label")
     proxy.save("base_backup_begins")
+    subprocess.run(["zstd", "-q19f", f"{WORK}/base/backup_manifest",
+                    "-o", os.path.join(OUT, "base_backup_begins", "backup_manifest.zst")], check=True)
+
+    proxy = Proxy(primary, base_backup=True)
+    run("pg_basebackup", "-h", proxy.dir, "-D", f"{WORK}/compressed", "-Ft", "-X", "none", "-c", "fast",
+        "--compress=server-lz4:1")
+    proxy.save("base_backup_compressed")
 
 
 try:

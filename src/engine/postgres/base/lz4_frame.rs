@@ -219,6 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::engine::postgres::wire::fixtures::conversation;
 
     fn frame(info: FrameInfo, pieces: &[&[u8]]) -> Vec<u8> {
         let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
@@ -312,6 +313,27 @@ mod tests {
         bad(10, 1, "its header allows");
         // A match that reaches before the start.
         bad(11, 0x0F, "does not decompress");
+    }
+
+    /// The first 48 kB of what PostgreSQL 15 sends for `COMPRESSION 'lz4'`.
+    #[test]
+    fn reads_what_a_server_compressed_up_to_where_it_is_cut() {
+        let messages = conversation("base_backup_compressed");
+        let data = messages.iter().map(|m| m.bytes.as_slice()).filter(|b| b[0] == b'd' && b[5] == b'd');
+        let frame: Vec<u8> = data.flat_map(|bytes| bytes[6..].to_vec()).collect();
+        for piece in [1, 1000, frame.len()] {
+            let mut reader = FrameReader::new();
+            let mut out = Vec::new();
+            for bytes in frame.chunks(piece) {
+                let each = |bytes: Bytes| {
+                    out.extend_from_slice(&bytes);
+                    Ok(())
+                };
+                reader.feed(Bytes::copy_from_slice(bytes), each).unwrap();
+            }
+            assert!(out.starts_with(b"backup_label\0") && out.len() > frame.len(), "{} bytes", out.len());
+            assert!(reader.finish().is_err(), "the frame is cut off");
+        }
     }
 
     #[test]

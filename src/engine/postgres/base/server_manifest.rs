@@ -199,6 +199,22 @@ pub(super) mod tests {
         assert_eq!(ranges, [range]);
     }
 
+    #[test]
+    fn reads_a_captured_manifest() {
+        let path = "proto-fixtures/postgres/15/wire/base_backup_begins/backup_manifest.zst";
+        let file = std::fs::File::open(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+        let bytes = zstd::decode_all(file).unwrap();
+        let document = read(&bytes).unwrap();
+        let listed = bytes.windows(8).filter(|w| w == b"\"Path\": ").count();
+        assert!(listed > 900 && document.files.len() == listed, "{} of {listed}", document.files.len());
+        let came = document.files.iter().map(|line| {
+            let crc = u32::from_str_radix(line.checksum.as_deref().unwrap(), 16).unwrap().swap_bytes();
+            (line.path.clone().unwrap(), Received { size: line.size, crc })
+        });
+        let range = LogRange { timeline: TimelineId(1), start: Offset(0x130_0028), end: Offset(0x130_0100) };
+        assert_eq!(check(&bytes, &came.collect()).unwrap(), [range]);
+    }
+
     /// The checksum of a line of a real manifest (PostgreSQL 15, `PG_VERSION`).
     #[test]
     fn reads_crc32c_as_the_server_writes_it() {

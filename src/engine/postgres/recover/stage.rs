@@ -417,6 +417,7 @@ impl OpenFile {
 mod tests {
     use super::*;
     use crate::model::cluster::Identity;
+    use crate::model::timeline::{Ancestor, History};
 
     /// What the server gets when it asks for a file.
     fn asked(stage: &Stage, name: &str, to: &Path) -> Option<i32> {
@@ -424,9 +425,9 @@ mod tests {
         command.arg(stage.dir.join("fetch")).args([name, "taken"]).current_dir(to).status().unwrap().code()
     }
 
-    #[test]
-    fn nothing_is_waited_for_once_all_log_is_fed() {
-        let scratch = tempfile::tempdir().unwrap();
+    /// A replay from `start` to `cut`, with files of 1 MiB, along the timelines that
+    /// were left where `ancestors` say.
+    fn job(scratch: &Path, timeline: u32, ancestors: &[(u32, u64)], start: u64, cut: u64) -> RecoveryJob {
         let identity = Identity {
             format_version: 1,
             engine: "postgres".into(),
@@ -434,19 +435,84 @@ mod tests {
             log_file_bytes: 1 << 20,
             server_version: 15,
         };
-        let job = RecoveryJob {
-            dir: scratch.path().join("data"),
-            scratch: scratch.path().join("run"),
+        let ancestors: Vec<Ancestor> = ancestors
+            .iter()
+            .map(|&(timeline, switch)| Ancestor { timeline: TimelineId(timeline), switch: Offset(switch) })
+            .collect();
+        let history = History { timeline: TimelineId(timeline), ancestors, native: "1\t0/500064\tx\n".into() };
+        RecoveryJob {
+            dir: scratch.join("data"),
+            scratch: scratch.join("run"),
             identity,
-            timeline: TimelineId(1),
-            histories: Vec::new(),
+            timeline: TimelineId(timeline),
+            histories: Some(history).into_iter().filter(|history| !history.ancestors.is_empty()).collect(),
             data_bytes: 0,
             outside: Vec::new(),
-            start: Offset(5 << 20),
-            cut: Offset((6 << 20) + 100),
+            start: Offset(start),
+            cut: Offset(cut),
             bin_dir: None,
             os_user: None,
-        };
+        }
+    }
+
+    /// The files a server is made to wait for.
+    fn planned(ancestors: &[(u32, u64)], start: u64, cut: u64) -> Vec<String> {
+        let scratch = tempfile::tempdir().unwrap();
+        let timeline = ancestors.last().map_or(1, |(parent, _)| parent + 1);
+        let stage = Stage::create(&job(scratch.path(), timeline, ancestors, start, cut)).unwrap();
+        let names = fs::read_dir(stage.dir.join("planned")).unwrap();
+        let mut names: Vec<String> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    const FILE: u64 = 1 << 20;
+
+    #[test]
+    fn the_files_from_where_replay_begins_to_the_cut_are_planned() {
+        let files = ["000000010000000000000005", "000000010000000000000006"];
+        assert_eq!(planned(&[], 5 * FILE + 40, 6 * FILE + 1), files);
+        assert_eq!(planned(&[], 5 * FILE, 7 * FILE), files, "a cut at a file's end needs no byte of the next");
+        assert_eq!(planned(&[], 5 * FILE, 6 * FILE), files[..1]);
+    }
+
+    /// A child's first file holds its parent's part, too; the server asks for it by the
+    /// child's name.
+    #[test]
+    fn a_file_in_which_a_timeline_begins_is_planned_by_its_name() {
+        let (first, last) = ("000000010000000000000004", "000000020000000000000005");
+        assert_eq!(planned(&[(1, 5 * FILE + 100)], 4 * FILE, 6 * FILE), [first, last]);
+        assert_eq!(planned(&[(1, 5 * FILE)], 4 * FILE, 6 * FILE), [first, last], "a switch at a file's end");
+        assert_eq!(planned(&[(1, 5 * FILE + 1), (2, 5 * FILE + 9)], 5 * FILE, 6 * FILE), ["000000030000000000000005"]);
+    }
+
+    #[test]
+    fn a_history_is_given_as_often_as_it_is_asked_for_and_another_one_is_absent() {
+        let scratch = tempfile::tempdir().unwrap();
+        let stage = Stage::create(&job(scratch.path(), 2, &[(1, 5 * FILE + 100)], 4 * FILE, 6 * FILE)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(asked(&stage, "00000002.history", scratch.path()), Some(0));
+            assert_eq!(fs::read(scratch.path().join("taken")).unwrap(), b"1\t0/500064\tx\n");
+        }
+        assert_eq!(asked(&stage, "00000003.history", scratch.path()), Some(1));
+    }
+
+    /// And with a code that no server takes for the end of the log.
+    #[test]
+    fn once_the_feeder_has_failed_every_request_fails() {
+        let scratch = tempfile::tempdir().unwrap();
+        let stage = Stage::create(&job(scratch.path(), 1, &[], 5 * FILE, 7 * FILE)).unwrap();
+        fs::write(stage.staged("000000010000000000000005"), b"log").unwrap();
+        stage.write("failed", b"").unwrap();
+        for name in ["000000010000000000000005", "000000010000000000000006", "000000010000000000000009"] {
+            assert_eq!(asked(&stage, name, scratch.path()), Some(255), "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_waited_for_once_all_log_is_fed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let job = job(scratch.path(), 1, &[], 5 << 20, (6 << 20) + 100);
         let stage = Stage::create(&job).unwrap();
         let (came, missing) = ("000000010000000000000005", "000000010000000000000006");
         assert!(stage.planned(came).exists() && stage.planned(missing).exists());

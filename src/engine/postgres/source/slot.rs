@@ -5,9 +5,9 @@
 //! is asked, where the role may open such a session.
 //! Source: PostgreSQL manual, "pg_replication_slots"; `walsender.c`, `slot.c`.
 
-use super::history;
 use crate::engine::postgres::connect::{Connection, beside};
 use crate::engine::postgres::conninfo::ConnInfo;
+use crate::engine::postgres::files::parse_history;
 use crate::engine::postgres::wal::name::parse_lsn;
 use crate::engine::postgres::wire::Report;
 use crate::error::{Error, Kind, Result};
@@ -161,7 +161,7 @@ async fn timeline_of(connection: &mut Connection, lsn: Offset, server: &ServerSt
     }
     let sets = connection.query(&format!("TIMELINE_HISTORY {}", server.timeline.0)).await?;
     let text = sets.into_iter().flat_map(|s| s.rows).flat_map(|row| row.into_iter().nth(1)).next().flatten();
-    let history = history::parse(server.timeline, text.unwrap_or_default())?;
+    let history = parse_history(server.timeline, &text.unwrap_or_default())?;
     let older = history.ancestors.iter().find(|ancestor| lsn < ancestor.switch);
     Ok(older.map_or(server.timeline, |ancestor| ancestor.timeline))
 }

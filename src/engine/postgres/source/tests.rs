@@ -168,6 +168,22 @@ async fn follows_a_promotion_to_the_next_timeline() {
     assert_eq!(source.history(TimelineId(1)).await.unwrap(), None);
 }
 
+/// A recovery along timeline 2 that stopped before 2 began writes such a file
+/// (`writeTimeLineHistory` takes the target timeline for the parent).
+#[tokio::test]
+async fn a_history_that_leaves_its_parent_before_that_began_is_read() {
+    let text = "1\t0/3000000\tx\n\n2\t0/2000000\tbefore 2026-11-20 01:02:03+00\n";
+    let field = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+    let row = [&2_u16.to_be_bytes()[..], &field(b"00000003.history"), &field(text.as_bytes())].concat();
+    let row = [b"D", &(row.len() as u32 + 4).to_be_bytes()[..], &row].concat();
+    let mut answer = script("timeline_ends", &["TIMELINE_HISTORY 2"]).remove(0).1;
+    *answer.iter_mut().find(|message| message[0] == b'D').unwrap() = row;
+    let fake = Fake::start(vec![("TIMELINE_HISTORY 3", answer)], 4096);
+    let history = fake.connect(None).await.history(TimelineId(3)).await.unwrap().unwrap();
+    let switches: Vec<_> = history.ancestors.iter().map(|a| (a.timeline.0, a.switch.0)).collect();
+    assert_eq!(switches, [(1, 0x200_0000), (2, 0x200_0000)]);
+}
+
 /// Dropped after every poll, byte by byte, `next` still gives the same events.
 #[tokio::test]
 async fn a_next_that_is_dropped_loses_nothing() {

@@ -11,7 +11,7 @@ use super::replication::{FromServer, status_update, to_postgres_micros};
 use super::{Backend, Report, startup};
 use crate::model::offset::Offset;
 
-const CASES: [&str; 8] = [
+const CASES: [&str; 9] = [
     "login_and_identify",
     "slots",
     "refusals",
@@ -20,6 +20,7 @@ const CASES: [&str; 8] = [
     "timeline_ends",
     "shutdown_while_streaming",
     "base_backup_begins",
+    "base_backup_compressed",
 ];
 
 fn parse(message: &Message) -> Backend {
@@ -56,7 +57,7 @@ fn describe(message: Backend, case: &str) -> String {
         Backend::CopyDone => "CopyDone".to_owned(),
         Backend::Error(error) => format!("Error {}", report(error)),
         Backend::Notice(notice) => format!("Notice {}", report(notice)),
-        Backend::CopyData(payload) if case == "base_backup_begins" => {
+        Backend::CopyData(payload) if case.starts_with("base_backup") => {
             format!("CopyData {} with {} bytes", char::from(payload[0]), payload.len())
         }
         Backend::CopyData(payload) => match FromServer::parse(payload).unwrap() {
