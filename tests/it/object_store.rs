@@ -20,7 +20,8 @@ use tokio::sync::watch;
 
 use crate::support::load::{mark, marker_table, pgbench_tables};
 use crate::support::oracle::{
-    SegmentFile, assert_segments_equal_wal, covering, marker_xids, open_restored, segment_files,
+    SegmentFile, assert_same_bytes, assert_segments_equal_wal, covering, marker_xids, open_restored, segment_files,
+    wal_file_name,
 };
 use crate::support::pitr::{SLOT, acknowledged};
 use crate::support::{PATIENCE, Pitr, Scratch, Server, condition};
@@ -114,6 +115,25 @@ fn assert_one_segment_each(segments: &[SegmentFile], file: u64, end: u64, size: 
     }
 }
 
+/// What the format's description says to type, for the WAL file that begins at `start`.
+fn assert_documented_commands_make(pitr: &Pitr, server: &Server, start: u64) {
+    let text = std::fs::read_to_string("docs/format.md").unwrap();
+    let (at, end) = ("0000000003000000", "0000000004000000");
+    let commands = text.split_once(&format!("    at={at}")).unwrap().1.split_once("\n\n").unwrap().0;
+    let size = server.wal_segment_bytes();
+    let commands = format!("at={at}{commands}")
+        .replace(at, &format!("{start:016X}"))
+        .replace(end, &format!("{:016X}", start + size));
+    let folder = pitr.cluster_dir().join("log/00000001");
+    let mut shell = std::process::Command::new("sh");
+    assert!(shell.args(["-ec", &commands]).current_dir(&folder).status().unwrap().success());
+    let made = folder.join("000000010000000000000003");
+    let name = wal_file_name(1, start, size);
+    let theirs = std::fs::read(server.wal_dir().join(&name)).unwrap();
+    assert_same_bytes(&name, &std::fs::read(&made).unwrap(), &theirs);
+    std::fs::remove_file(&made).unwrap();
+}
+
 #[test]
 fn small_segments_give_way_to_one_for_each_wal_file() {
     let scratch = Scratch::new();
@@ -147,6 +167,7 @@ fn small_segments_give_way_to_one_for_each_wal_file() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(!name.contains("tail"), "{name}");
     }
+    assert_documented_commands_make(&pitr, &server, file);
     pitr.ok(["verify", "--read-data"]);
     let to = scratch.join("restored");
     pitr.restore(&server, &to, &["--target", "latest"]);
