@@ -392,6 +392,9 @@ pub trait Recovery: Send + Sync {
     /// [`Kind::Failure`] when the settings cannot be written.
     fn lay_out(&self, job: &RecoveryJob, fetch_command: &str) -> Result<()>;
 
+    /// What whoever starts a server on the restored `dir` has to know, a sentence each.
+    fn notes(&self, dir: &Path) -> Vec<String>;
+
     /// Starts the recovered directory privately and leaves it running.
     async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<Running>;
 }

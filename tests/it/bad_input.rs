@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::support::load::{mark, marker_table, pgbench_tables, wait_for_wal};
 use crate::support::oracle::{SegmentFile, assert_segments_equal_wal, marker_xids, open_restored, segment_files};
 use crate::support::pitr::{SLOT, finish};
-use crate::support::programs::{as_server_user, client, tool};
+use crate::support::programs::{as_server_user, client, server_user, tool};
 use crate::support::{Finished, Load, PATIENCE, Pitr, Scratch, Server, condition};
 
 fn archived_with_rows(scratch: &Scratch) -> (Server, Pitr<'_>) {
@@ -249,6 +249,39 @@ fn a_restore_target_with_something_in_it_is_refused_and_left_alone() {
     std::fs::remove_file(to.join("diary")).unwrap();
     pitr.restore(&server, &to, &["--target", "latest"]);
     assert!(to.join("PG_VERSION").exists());
+}
+
+/// The server's user has to pass through every directory on the way.
+#[test]
+fn a_place_that_the_servers_user_cannot_enter_is_refused() {
+    // An ordinary user's servers run as that user, to whom every place is open that is to pitr.
+    let Some(user) = server_user() else { return };
+    let scratch = Scratch::new();
+    let (server, pitr) = archived_with_rows(&scratch);
+    let closed = scratch.join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let refused = pitr.run_restore(&server, &closed.join("deep/restored"), &["--target", "latest"]);
+    refused.exit(5).says(&[&format!("cannot enter {},", closed.display()), &user.name, "--os-user", "--to"]);
+    assert_eq!(std::fs::read_dir(&closed).unwrap().count(), 0);
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o711)).unwrap();
+    pitr.restore(&server, &closed.join("deep/restored"), &["--target", "latest"]);
+}
+
+#[test]
+fn a_restore_into_the_store_or_around_it_is_refused() {
+    let scratch = Scratch::new();
+    let (server, pitr) = archived_with_rows(&scratch);
+    let objects = || tool("find").arg(pitr.store()).output().unwrap().stdout;
+    let before = objects();
+    let store = pitr.store().to_string_lossy();
+    for to in ["store/restored", "store/main/pack", "store"] {
+        let refused = pitr.run_restore(&server, &scratch.join(to), &["--target", "latest"]);
+        refused.exit(5).says(&["lies in the store", &store]);
+    }
+    let around = pitr.run_restore(&server, scratch.path(), &["--target", "latest", "--delta"]);
+    around.exit(5).says(&["holds the store", &store]);
+    assert!(objects() == before, "the store is no longer what it was");
 }
 
 type Change = fn(&mut Vec<u8>);
