@@ -103,7 +103,20 @@ impl Archiver {
     /// [`Kind::Fenced`], another database at the source, a history that parted from the
     /// archive's, log that twice failed its checksum.
     pub async fn run(&self, stop: watch::Receiver<bool>, report: &watch::Sender<Report>) -> Result<()> {
-        let mut source = self.engine.connect(&self.url, &self.options).await?;
+        let source = self.engine.connect(&self.url, &self.options).await?;
+        self.run_on(source, stop, report).await
+    }
+
+    /// As [`Archiver::run`], beginning on a connection that is there already.
+    ///
+    /// # Errors
+    /// As [`Archiver::run`].
+    pub async fn run_on(
+        &self,
+        mut source: Box<dyn Source>,
+        stop: watch::Receiver<bool>,
+        report: &watch::Sender<Report>,
+    ) -> Result<()> {
         let server = source.identify().await?;
         let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), "pitr archive").await?;

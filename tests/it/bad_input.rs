@@ -71,7 +71,7 @@ fn another_clusters_server_is_refused_with_both_identities() {
     let id = |server: &Server| server.sql("select system_identifier from pg_control_system()");
     Pitr::new(&scratch).source(&server).ok(["init"]);
     let pitr = Pitr::new(&scratch).source(&other);
-    for verb in [&["init"][..], &["backup"], &["archive", "--slot", SLOT, "--exit-when-caught-up"]] {
+    for verb in [&["init"][..], &["backup"], &["status"], &["archive", "--slot", SLOT, "--exit-when-caught-up"]] {
         pitr.run(verb).exit(5).says(&[&id(&server), &id(&other)]);
     }
     assert!(segment_files(&pitr.cluster_dir()).is_empty());
