@@ -142,6 +142,11 @@ fn goes_on_after_a_gap(lose_the_slot: bool) {
     assert!(listed.contains("gap"), "no gap in {listed}");
     assert_eq!(std::fs::read_dir(pitr.cluster_dir().join("base")).unwrap().count(), 2, "a new base at once: {listed}");
 
+    // What there is comes out, and what does not is named.
+    let exported = scratch.join("exported");
+    pitr.run(["export".as_ref(), exported.as_os_str()]).exit(3).says(&["not whole", "000000010000"]);
+    assert!(std::fs::read_dir(&exported).unwrap().count() > 1);
+
     let early = scratch.join("early");
     pitr.restore(&server, &early, &["--target-time", &before_time]);
     let restored = open_restored(&scratch, "early", &server, &early);
