@@ -408,6 +408,14 @@ fn times_that_cannot_be_restored_are_refused_with_what_can() {
     restore(&["--target-xid", "4000000000"]).exit(14).says(&["4000000000"]);
     restore(&["--target-name", "no such point"]).exit(14).says(&["no such point"]);
     restore(&["--target", "latest", "--target-timeline", "9"]).exit(14).says(&["timeline", "9"]);
+    // As timelines are printed, in hexadecimal.
+    restore(&["--target", "latest", "--target-timeline", "00000010"]).exit(14).says(&["timeline 00000010"]);
+    restore(&["--target", "latest", "--target-timeline", "10"]).exit(14).says(&["timeline 0000000A"]);
+    restore(&["--target", "latest", "--target-timeline", "1F"]).exit(2).says(&["8 hexadecimal digits"]);
+    for timeline in ["1", "00000001", "latest"] {
+        pitr.ok(["plan", "--target", "latest", "--target-timeline", timeline]);
+    }
+    restore(&["--target", "latest", "--jobs", "0"]).exit(2).says(&["--jobs"]);
     restore(&["--target", "latest", "--target-lsn", "0/1"]).exit(2);
     restore(&[]).exit(2).says(&["--target"]);
     assert!(!to.exists());
@@ -506,6 +514,12 @@ fn wrong_settings_are_named() {
     no_store.env_remove("PITR_STORE");
     exits_with_one_of(finish(&scratch, no_store), &[2, 5]).says(&["--store"]);
     exits_with_one_of(Pitr::new(&scratch).source_url("oracle://db/x").run(["backup"]), &[2, 5]).says(&["oracle"]);
+    // libpq would take it for the name of a database.
+    let place = Pitr::new(&scratch).source_url(format!("127.0.0.1:{}", server.port()));
+    for verb in [&["init"][..], &["archive"], &["check"]] {
+        place.run(verb).exit(2).says(&[&format!("postgres://USER@127.0.0.1:{}/postgres", server.port())]);
+    }
+    pitr.run(["grants", ""]).exit(2);
     pitr.run(["frobnicate"]).exit(2).says(&["frobnicate"]);
 }
 
