@@ -6,15 +6,15 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::settings::Settings;
+use super::settings::{Settings, SlotArgs};
 use crate::engine::{self, Engine, SourceOptions};
 use crate::error::{Error, Result};
 use crate::model::time::SystemClock;
 use crate::stream::session::Report;
 use crate::stream::{self, Archiver};
 
-/// The slot and application name used when none is given.
-pub(super) const NAME: &str = "pitr";
+/// The name under which servers list us.
+const NAME: &str = "pitr";
 
 /// Options of `pitr archive`.
 #[derive(Debug, clap::Args)]
@@ -25,9 +25,8 @@ pub(super) struct Args {
     /// Stop once everything the server has is durable, with a base backup that restores
     #[arg(long)]
     exit_when_caught_up: bool,
-    /// Replication slot; made when it does not exist [default: pitr]
-    #[arg(long, value_name = "NAME", env = "PITR_SLOT")]
-    slot: Option<String>,
+    #[command(flatten)]
+    slot: SlotArgs,
     /// Take no base backup
     #[arg(long)]
     no_backup: bool,
@@ -38,13 +37,12 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let url = settings.source()?;
     let engine: Arc<dyn Engine> = Arc::from(engine::by_url(url)?);
     let until = args.until.as_deref().map(|text| engine.parse_position(text)).transpose()?;
-    let slot = args.slot.clone().or_else(|| settings.slot.clone()).unwrap_or_else(|| NAME.to_owned());
     let archiver = Archiver {
         store: settings.make_store()?,
         cluster: settings.cluster.clone(),
         engine,
         url: url.to_owned(),
-        options: source_options(Some(slot)),
+        options: source_options(Some(settings.slot(&args.slot))),
         settings: stream::Settings {
             compression: settings.stream.compression,
             segment_bytes: settings.stream.segment_bytes,
@@ -66,7 +64,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
 
 /// How pitr introduces itself to a server.
 pub(super) fn source_options(slot: Option<String>) -> SourceOptions {
-    SourceOptions { slot, application_name: NAME.to_owned(), connect_timeout: None }
+    SourceOptions { slot, application_name: NAME.to_owned(), ..SourceOptions::default() }
 }
 
 /// SIGINT and SIGTERM ask for a flush and a clean end.

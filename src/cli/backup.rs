@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::archive::{NAME, source_options};
+use super::archive::source_options;
 use super::output::{self, Progress, size};
-use super::settings::Settings;
+use super::settings::{Settings, SlotArgs};
 use crate::catalog::BaseInfo;
 use crate::catalog::archive::Archive;
-use crate::engine::{self, BaseOptions, Engine, Level};
+use crate::engine::{self, BaseOptions, Engine, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::time::SystemClock;
@@ -39,6 +39,8 @@ pub(super) struct Args {
     /// How long to wait for the archive to hold the log the backup needs, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait: u64,
+    #[command(flatten)]
+    slot: SlotArgs,
 }
 
 #[derive(Serialize)]
@@ -54,13 +56,21 @@ struct Document {
 }
 
 /// Takes a base backup and waits until it can be restored.
+///
+/// Where no archiver's slot keeps the log that the base needs, a temporary one does until we
+/// are through: a slot that stayed behind would keep log on the server for ever.
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let url = settings.source()?;
     let engine = engine::by_url(url)?;
     let options = source_options(None);
-    let slot = settings.slot.clone().unwrap_or_else(|| NAME.to_owned());
-    let server = engine.connect(url, &options).await?.identify().await?;
+    let keeping = SourceOptions { temporary_slot: true, ..source_options(Some(settings.slot(&args.slot))) };
+    let mut keeper = engine.connect(url, &keeping).await?;
+    let server = keeper.identify().await?;
     let archive = Archive::open_or_create(settings.make_store()?, &settings.cluster, &server.identity).await?;
+    if let Err(error) = keeper.prepare_slot().await {
+        // An archive that `archive_command` fills does without.
+        tracing::warn!(%error, hint = error.advice(), "no slot keeps the log of this base backup until it is archived");
+    }
     let begun = Instant::now();
     let progress = Progress::bytes("base backup");
     let task = Task {
@@ -76,11 +86,11 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let took = begun.elapsed();
     let mut restorable = wait_for_log(settings, &base, PATIENCE.min(Duration::from_secs(args.wait))).await?;
     if !restorable && args.wait > 0 {
-        restorable = match slot_user(engine.as_ref(), url, &slot).await? {
+        restorable = match has_archiver(engine.as_ref(), url, &keeping).await {
             // An archiver is at work; it will come.
             true => wait_for_log(settings, &base, Duration::from_secs(args.wait)).await?,
             false => {
-                stream_until(settings, url, &slot, base.end).await?;
+                stream_until(settings, url, keeping, keeper, base.end).await?;
                 wait_for_log(settings, &base, Duration::ZERO).await?
             }
         };
@@ -120,20 +130,26 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     .hint("is `pitr archive` running? the base counts as soon as that log is archived"))
 }
 
-/// Whether somebody streams with the slot now.
-async fn slot_user(engine: &dyn Engine, url: &str, slot: &str) -> Result<bool> {
-    let findings = engine.inspect(url, &source_options(Some(slot.to_owned()))).await?;
-    Ok(findings.iter().any(|finding| finding.subject == "slot_use" && finding.level == Level::Ok))
+/// Whether somebody streams with the slot now, as far as we may see.
+async fn has_archiver(engine: &dyn Engine, url: &str, options: &SourceOptions) -> bool {
+    engine.slot(url, options).await.is_ok_and(|slot| slot.is_some_and(|slot| slot.active))
 }
 
-/// Where nobody archives, the log a base needs is fetched here.
-async fn stream_until(settings: &Settings, url: &str, slot: &str, end: Offset) -> Result<()> {
+/// Where nobody archives, the log a base needs is fetched here, over the connection whose
+/// slot has kept it.
+async fn stream_until(
+    settings: &Settings,
+    url: &str,
+    options: SourceOptions,
+    mut keeper: Box<dyn Source>,
+    end: Offset,
+) -> Result<()> {
     let archiver = Archiver {
         store: settings.store()?,
         cluster: settings.cluster.clone(),
         engine: Arc::from(engine::by_url(url)?),
         url: url.to_owned(),
-        options: source_options(Some(slot.to_owned())),
+        options,
         settings: stream::Settings {
             compression: settings.stream.compression,
             segment_bytes: settings.stream.segment_bytes,
@@ -147,7 +163,14 @@ async fn stream_until(settings: &Settings, url: &str, slot: &str, end: Offset) -
     // Kept until the archiver is done: a closed channel would stop it.
     let (_stop, stopped) = watch::channel(false);
     let (report, _) = watch::channel(Report::default());
-    archiver.run(stopped, &report).await
+    match keeper.identify().await {
+        Ok(_) => archiver.run_on(keeper, stopped, &report).await,
+        // It was idle for as long as the base took, which not every network bears.
+        Err(error) => {
+            tracing::warn!(%error, "the connection that kept the log is gone; trying another");
+            archiver.run(stopped, &report).await
+        }
+    }
 }
 
 /// Waits until the archive holds the log that makes a base consistent.

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::archive::{NAME, source_options};
+use super::archive::source_options;
 use super::output;
-use super::settings::Settings;
+use super::settings::{Settings, SlotArgs};
 use crate::catalog::archive::Archive;
 use crate::catalog::layout::Layout;
 use crate::engine::{self, Finding, Level};
@@ -19,9 +19,8 @@ pub(super) struct Args {
     /// Exit codes and one line as monitoring plugins give them
     #[arg(long)]
     nagios: bool,
-    /// The replication slot to look at [default: pitr]
-    #[arg(long, value_name = "NAME", env = "PITR_SLOT")]
-    slot: Option<String>,
+    #[command(flatten)]
+    slot: SlotArgs,
 }
 
 #[derive(Serialize)]
@@ -46,10 +45,12 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         worst_kind = error.kind();
         findings.push(critical("store", &error));
     }
-    let slot = args.slot.clone().or_else(|| settings.slot.clone()).unwrap_or_else(|| NAME.to_owned());
-    if let Err(error) = look_at_source(settings, slot, &mut findings).await {
+    if let Err(error) = look_at_source(settings, settings.slot(&args.slot), &mut findings).await {
         worst_kind = error.kind();
-        findings.push(critical("source", &error));
+        // A server that cannot be reached was found out before: once is enough.
+        if !findings.iter().any(|finding| finding.subject == "connection" && finding.level == Level::Critical) {
+            findings.push(critical("source", &error));
+        }
     }
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     if settings.json {

@@ -155,9 +155,8 @@ async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
     ))?;
 
     let restored = outcome.running.ok_or_else(|| Error::failure("the restored server does not run"))?;
-    let restored = format!("{}&user=postgres", restored.url);
-    let after = look(&restored).await;
-    let later = match session(&restored).await {
+    let after = look(&restored.url).await;
+    let later = match session(&restored.url).await {
         Ok(mut sql) => one(&mut sql, &format!("select count(*) from orders where at > '{}'", before.now)).await,
         Err(error) => Err(error),
     };

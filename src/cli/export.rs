@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Opened;
 use super::output::{self, Progress};
 use super::settings::Settings;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::restore::file::{Holding, TimelineFiles};
 
@@ -26,9 +26,11 @@ struct Document {
     partial_files: u64,
     histories: u64,
     bytes: u64,
+    missing: Vec<String>,
 }
 
-/// Writes every log file and history the archive holds. The last file of a timeline, if
+/// Writes every log file and history the archive holds; a file that is not whole there is
+/// told, and makes the whole partial. The last file of a timeline, if
 /// the archive ends within it, is written padded with zeros under `NAME.partial`, as
 /// `pg_receivewal` does.
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
@@ -50,6 +52,11 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         let mut at = Offset::ZERO;
         for segment in &log.segments {
             let mut start = segment.range.start.floor_to(file_bytes).max(at);
+            // Whole files between two segments. What a timeline began with is not missed.
+            while at > Offset::ZERO && at < start {
+                done.missing.push(names.name(timeline, at));
+                at = Offset(at.0 + file_bytes);
+            }
             while start < segment.range.end {
                 let range = OffsetRange::new(start, Offset(start.0 + file_bytes));
                 let name = names.name(timeline, start);
@@ -64,6 +71,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
                     }
                     Holding::Nothing | Holding::Hole(_) => {
                         tracing::warn!("log file {name} is not whole in the archive (a gap): not written");
+                        done.missing.push(name);
                     }
                 }
                 done.bytes += file_bytes;
@@ -85,5 +93,13 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             args.dir.display()
         ))?;
     }
-    Ok(ExitCode::SUCCESS)
+    let (Some(first), Some(last)) = (done.missing.first(), done.missing.last()) else { return Ok(ExitCode::SUCCESS) };
+    Err(Error::new(
+        Kind::Partial,
+        format!(
+            "{} log files are not whole in the archive and were not written: {first} to {last}",
+            done.missing.len()
+        ),
+    )
+    .hint("`pitr list` shows the gaps; what lies before and behind them is in the directory"))
 }

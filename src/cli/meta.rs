@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, clap::Args)]
 pub(super) struct GrantsArgs {
     /// The role that pitr connects as
-    #[arg(default_value = "pitr")]
+    #[arg(default_value = "pitr", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     user: String,
 }
 

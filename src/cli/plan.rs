@@ -23,15 +23,41 @@ use crate::restore::resolve::resolve;
 pub(super) struct TargetArgs {
     #[command(flatten)]
     point: PointArgs,
-    /// End on this timeline [default: the newest in the archive]
-    #[arg(long, value_name = "NUMBER")]
-    target_timeline: Option<u32>,
+    /// End on this timeline: `latest`, the newest in the archive; a decimal number; or 8
+    /// hexadecimal digits, as timelines are printed (00000010 is 16) [default: latest]
+    #[arg(long, value_name = "TIMELINE", value_parser = timeline)]
+    target_timeline: Option<Timeline>,
     /// Leave out what lies exactly at the target
     #[arg(long)]
     exclusive: bool,
     /// Time zone for a --target-time without one, e.g. Europe/Berlin
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
+}
+
+/// A timeline as it may be typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Timeline {
+    Latest,
+    Number(TimelineId),
+}
+
+fn timeline(text: &str) -> Result<Timeline, String> {
+    if text == "latest" {
+        return Ok(Timeline::Latest);
+    }
+    let as_printed = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let number = if as_printed {
+        u32::from_str_radix(text, 16).ok()
+    } else if text.bytes().all(|b| b.is_ascii_digit()) {
+        text.parse().ok()
+    } else {
+        None
+    };
+    match number {
+        Some(number) if number > 0 => Ok(Timeline::Number(TimelineId(number))),
+        _ => Err("give `latest`, a number from 1 on, or 8 hexadecimal digits".into()),
+    }
 }
 
 /// Exactly one of these.
@@ -81,7 +107,11 @@ impl TargetArgs {
         } else {
             return Err(Error::usage("no target is given").hint("give --target-time TIME, or --target latest"));
         };
-        Ok(Target { point, inclusive: !self.exclusive, timeline: self.target_timeline.map(TimelineId) })
+        let timeline = match self.target_timeline {
+            Some(Timeline::Number(timeline)) => Some(timeline),
+            Some(Timeline::Latest) | None => None,
+        };
+        Ok(Target { point, inclusive: !self.exclusive, timeline })
     }
 }
 
@@ -243,5 +273,26 @@ impl Planned {
             say(self.plan.last_in.as_ref(), "none in the log after the base: the base as it is"),
             say(self.plan.first_out.as_ref(), "none: the archive holds no later one")
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeline_is_read_as_it_is_printed() {
+        let number = |text: &str| match timeline(text) {
+            Ok(Timeline::Number(timeline)) => timeline.0,
+            other => panic!("{text}: {other:?}"),
+        };
+        for timeline in [1, 9, 10, 16, 0xDEAD_BEEF] {
+            assert_eq!(number(&TimelineId(timeline).to_string()), timeline);
+        }
+        assert_eq!((number("10"), number("00000010"), number("0000000a")), (10, 16, 10));
+        assert_eq!(timeline("latest"), Ok(Timeline::Latest));
+        for bad in ["", "0", "00000000", "-1", "+1", "1F", "4294967296", "newest"] {
+            assert!(timeline(bad).is_err(), "{bad:?}");
+        }
     }
 }

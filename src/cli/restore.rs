@@ -1,5 +1,6 @@
 //! `pitr restore`: the database as it stood at a moment.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub(super) struct Args {
     os_user: Option<String>,
     /// Work at the same time [default: processors]
     #[arg(short, long, value_name = "N")]
-    jobs: Option<usize>,
+    jobs: Option<NonZeroUsize>,
     /// Overwrite a directory that is there, rewriting only the blocks that differ
     #[arg(long)]
     delta: bool,
@@ -63,6 +64,7 @@ struct Document {
     bytes_kept: u64,
     seconds: std::collections::BTreeMap<&'static str, f64>,
     connect: Option<String>,
+    notes: Vec<String>,
 }
 
 struct Bars {
@@ -90,7 +92,9 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         output::print(&planned.text())?;
     }
     let to = std::path::absolute(&args.to).map_err(|e| Error::io("find", &args.to, e))?;
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from)).max(1);
+    let processors = || std::thread::available_parallelism().map_or(2, usize::from);
+    let jobs = args.jobs.map_or_else(processors, usize::from);
+    let source = LogSource::find(settings)?;
     let request = Request {
         jobs,
         delta: args.delta,
@@ -99,7 +103,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         start: args.start,
         bin_dir: args.bin_dir.clone(),
         os_user: args.os_user.clone(),
-        fetch_command: fetch_command(settings, &planned.cut())?,
+        fetch_command: source.command(settings, &planned.cut()),
         to,
     };
     let bars = Arc::new(Bars {
@@ -123,23 +127,25 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             bytes_kept: outcome.bytes_kept,
             seconds: outcome.phases.iter().map(|(name, took)| (*name, took.as_secs_f64())).collect(),
             connect: outcome.running.as_ref().map(|running| running.command.clone()),
+            notes: outcome.notes.clone(),
         })?;
     } else {
-        output::print(&report(&planned, &request, &outcome))?;
+        output::print(&report(&planned, &request, &outcome, &source))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(planned: &Planned, request: &Request, outcome: &Outcome) -> String {
+fn report(planned: &Planned, request: &Request, outcome: &Outcome, source: &LogSource) -> String {
     let mut text = String::from("\n");
     if request.recover {
         text.push_str(&format!("restored             {}\n", request.to.display()));
         text.push_str(&planned.transactions());
     } else {
         text.push_str(&format!("laid out             {}\n", request.to.display()));
-        text.push_str(
-            "next                 start PostgreSQL on it: it recovers by itself, and needs `pitr` in its PATH\n",
-        );
+        text.push_str(&format!(
+            "next                 start PostgreSQL on it: it recovers by itself; its user must be able to run {} and to read the store {}\n",
+            source.program, source.store
+        ));
     }
     text.push_str(&format!("written              {}", size(outcome.bytes_written)));
     if request.delta {
@@ -151,26 +157,40 @@ fn report(planned: &Planned, request: &Request, outcome: &Outcome) -> String {
     if let Some(running) = &outcome.running {
         text.push_str(&format!("running              {}\n", running.command));
     }
+    for note in &outcome.notes {
+        text.push_str(&format!("note                 {note}\n"));
+    }
     text
 }
 
-/// The `restore_command` by which a server elsewhere gets its log from this archive, up to
-/// the cut whatever is archived later.
-fn fetch_command(settings: &Settings, cut: &Position) -> Result<String> {
-    let program = std::env::current_exe().map_err(|e| Error::failure("cannot find my own program").because(e))?;
-    let store = settings.store_url().unwrap_or_default();
-    let store = if store.contains("://") {
-        store.to_owned()
-    } else {
-        std::path::absolute(store).map_err(|e| Error::io("find", Path::new(store), e))?.display().to_string()
-    };
-    Ok(format!(
-        "{} --store {} --cluster {} wal-fetch --until {} %f \"%p\"",
-        quoted(&program.display().to_string()),
-        quoted(&store),
-        settings.cluster,
-        quoted(&cut.0)
-    ))
+/// From where, and with what, a server elsewhere gets its log.
+struct LogSource {
+    program: String,
+    store: String,
+}
+
+impl LogSource {
+    fn find(settings: &Settings) -> Result<Self> {
+        let program = std::env::current_exe().map_err(|e| Error::failure("cannot find my own program").because(e))?;
+        let store = settings.store_url().unwrap_or_default();
+        let store = if store.contains("://") {
+            store.to_owned()
+        } else {
+            std::path::absolute(store).map_err(|e| Error::io("find", Path::new(store), e))?.display().to_string()
+        };
+        Ok(Self { program: program.display().to_string(), store })
+    }
+
+    /// The `restore_command`, which gives the log up to the cut whatever is archived later.
+    fn command(&self, settings: &Settings, cut: &Position) -> String {
+        format!(
+            "{} --store {} --cluster {} wal-fetch --until {} %f \"%p\"",
+            quoted(&self.program),
+            quoted(&self.store),
+            settings.cluster,
+            quoted(&cut.0)
+        )
+    }
 }
 
 /// A word for the shell; `%` is doubled, for PostgreSQL replaces `%f` and `%p`.

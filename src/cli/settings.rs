@@ -17,6 +17,9 @@ use crate::store::{self, Store};
 /// Files looked for when `--config` names none.
 const FILES: [&str; 2] = ["pitr.toml", "/etc/pitr/pitr.toml"];
 
+/// The slot that is used when none is named.
+const SLOT: &str = "pitr";
+
 /// Options every verb takes, before or after its name.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
@@ -43,6 +46,14 @@ pub struct Global {
     pub log_format: LogFormat,
 }
 
+/// The replication slot, for the verbs that have to do with one.
+#[derive(Debug, Clone, Args)]
+pub struct SlotArgs {
+    /// Replication slot of `pitr archive` [default: pitr]
+    #[arg(long, value_name = "NAME", env = "PITR_SLOT")]
+    pub slot: Option<String>,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -59,8 +70,7 @@ pub struct Settings {
     /// Name of the cluster in the store.
     pub cluster: ClusterName,
     source: Option<String>,
-    /// The replication slot from the file, if it names one.
-    pub slot: Option<String>,
+    slot: Option<String>,
     /// How the log is streamed.
     pub stream: Stream,
     /// Print JSON.
@@ -182,6 +192,13 @@ impl Settings {
     #[must_use]
     pub fn source_if_any(&self) -> Option<&str> {
         self.source.as_deref()
+    }
+
+    /// The replication slot's name: what was typed or is in the environment, else the
+    /// file's, else the default.
+    #[must_use]
+    pub fn slot(&self, typed: &SlotArgs) -> String {
+        typed.slot.clone().or_else(|| self.slot.clone()).unwrap_or_else(|| SLOT.to_owned())
     }
 
     /// The store's URL as given, if any.

@@ -5,15 +5,19 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::Opened;
-use super::archive::{NAME, source_options};
+use super::archive::source_options;
 use super::output;
-use super::settings::Settings;
-use crate::error::Result;
+use super::settings::{Settings, SlotArgs};
+use crate::engine::SlotStatus;
+use crate::error::{Kind, Result};
 use crate::model::time::{Clock, SystemClock, Timestamp};
 
 /// Options of `pitr status`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    #[command(flatten)]
+    slot: SlotArgs,
+}
 
 #[derive(Serialize)]
 struct Document {
@@ -30,7 +34,8 @@ struct Document {
     last_base_ended: Option<Timestamp>,
     gaps: usize,
     source: Option<Source>,
-    slot: Option<String>,
+    slot: Option<SlotStatus>,
+    slot_error: Option<String>,
     source_error: Option<String>,
 }
 
@@ -44,8 +49,9 @@ struct Source {
 }
 
 /// Prints where archive and source stand. A source that cannot be reached is told, and
-/// is no failure: the archive is what `status` is about.
-pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
+/// is no failure: the archive is what `status` is about. Another database's is one, for
+/// nothing that could be said of it would be about this archive.
+pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let catalog = opened.catalog().await?;
     let engine = opened.engine.as_ref();
@@ -68,12 +74,14 @@ pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
         gaps: catalog.timelines.values().map(|log| log.gaps.len()).sum(),
         source: None,
         slot: None,
+        slot_error: None,
         source_error: None,
     };
     if let Some(url) = settings.source_if_any() {
         let asked = async { engine.connect(url, &source_options(None)).await?.identify().await }.await;
         match asked {
             Ok(server) => {
+                opened.archive.check_identity(&server.identity)?;
                 let archived = end.map_or(crate::model::offset::Offset::ZERO, |segment| segment.boundary);
                 document.source = Some(Source {
                     version: server.version,
@@ -83,13 +91,14 @@ pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
                     lag_bytes: server.log_end.since(archived),
                 });
             }
+            Err(error) if error.kind() == Kind::Usage => return Err(error),
             Err(error) => document.source_error = Some(error.to_string()),
         }
         if document.source.is_some() {
-            let slot = settings.slot.clone().unwrap_or_else(|| NAME.to_owned());
-            let findings = engine.inspect(url, &source_options(Some(slot))).await?;
-            document.slot =
-                findings.into_iter().find(|finding| finding.subject == "slot").map(|finding| finding.message);
+            match engine.slot(url, &source_options(Some(settings.slot(&args.slot)))).await {
+                Ok(slot) => document.slot = slot,
+                Err(error) => document.slot_error = Some(error.to_string()),
+            }
         }
     }
     if settings.json {
@@ -131,7 +140,8 @@ fn text(document: &Document) -> String {
         (None, Some(error)) => text.push_str(&format!("source            unreachable: {error}\n")),
         (None, None) => {}
     }
-    if let Some(slot) = &document.slot {
+    let slot = document.slot.as_ref().map(|slot| &slot.message).or(document.slot_error.as_ref());
+    if let Some(slot) = slot {
         text.push_str(&format!("slot              {slot}\n"));
     }
     text

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::Serialize;
 
 use crate::catalog::SegmentInfo;
 use crate::error::{Error, Kind, Result};
@@ -63,6 +64,13 @@ pub trait Engine: Send + Sync {
     /// As [`Engine::connect`].
     async fn inspect(&self, url: &str, options: &SourceOptions) -> Result<Vec<Finding>>;
 
+    /// Asks a live server how the slot of `options` stands; `None` for an engine without
+    /// slots, or without a name.
+    ///
+    /// # Errors
+    /// As [`Engine::connect`], and when the role may not see it.
+    async fn slot(&self, url: &str, options: &SourceOptions) -> Result<Option<SlotStatus>>;
+
     /// The statements that give `user` exactly the privileges archiving needs.
     fn grants(&self, user: &str) -> String;
 
@@ -75,6 +83,9 @@ pub trait Engine: Send + Sync {
 pub struct SourceOptions {
     /// Name of the replication slot; `None` streams without one.
     pub slot: Option<String>,
+    /// Leave no slot behind: where `slot` does not exist, another takes its place that goes
+    /// away with the connection.
+    pub temporary_slot: bool,
     /// The name under which the server lists us (`application_name`).
     pub application_name: String,
     /// How long to wait for a connection.
@@ -94,6 +105,27 @@ pub struct Finding {
     pub cure: Option<String>,
 }
 
+/// How a replication slot stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SlotStatus {
+    /// Its name.
+    pub name: String,
+    /// `missing`, `unusable` (of a kind that cannot be archived with), `unused` (keeps no
+    /// log yet), or in the server's word how it keeps its promise: `reserved`, `extended`,
+    /// `unreserved`, `lost`.
+    pub state: String,
+    /// Whether somebody streams with it.
+    pub active: bool,
+    /// From where on the server keeps log for it.
+    pub restart: Option<Position>,
+    /// How much log that is.
+    pub kept_bytes: Option<i64>,
+    /// How much more may come before the slot is lost, where there is a limit.
+    pub safe_bytes: Option<i64>,
+    /// The same in a sentence.
+    pub message: String,
+}
+
 /// How a [`Finding`] stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -111,8 +143,9 @@ pub trait Source: Send {
     /// Asks the server who and where it is.
     async fn identify(&mut self) -> Result<ServerState>;
 
-    /// Makes sure the slot exists and tells the oldest offset that may be asked for
-    /// with it: where an empty archive begins. `None` when the server cannot say.
+    /// Makes sure the slot exists (or, with [`SourceOptions::temporary_slot`], one that
+    /// stands in for it) and tells the oldest offset that may be asked for with it: where an
+    /// empty archive begins. `None` when the server cannot say.
     async fn prepare_slot(&mut self) -> Result<Option<Resume>>;
 
     /// Begins streaming at `from`.
@@ -410,6 +443,9 @@ pub trait Recovery: Send + Sync {
     /// # Errors
     /// [`Kind::Failure`] when the settings cannot be written.
     fn lay_out(&self, job: &RecoveryJob, fetch_command: &str) -> Result<()>;
+
+    /// What whoever starts a server on the restored `dir` has to know, a sentence each.
+    fn notes(&self, dir: &Path) -> Vec<String>;
 
     /// Starts the recovered directory privately and leaves it running.
     async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<Running>;

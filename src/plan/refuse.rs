@@ -175,6 +175,9 @@ impl Planner<'_> {
     /// What to say when a time takes in the whole log.
     pub(super) fn whole_log(&self, reach: &Reach<'_>, time: Timestamp) -> Vec<String> {
         match &reach.missing {
+            Some(missing) if reach.certain > Some(time) || reach.latest < Some(time) => vec![format!(
+                "no later transaction lies before the gap, and the log before it is complete up to that time: the cut is the end of that log: {missing}"
+            )],
             Some(missing) => vec![format!(
                 "{time} is the time of the last transaction before a gap; whether another one ended at that very moment is not known: {missing}"
             )],

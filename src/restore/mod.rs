@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::plan::Plan;
 
+mod apart;
 pub mod file;
 pub mod files;
 pub mod log;
@@ -76,6 +77,8 @@ pub struct Outcome {
     pub phases: Vec<(&'static str, Duration)>,
     /// The server left running, with `start`.
     pub running: Option<Running>,
+    /// What whoever starts a server on the result has to know, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Carries out a plan.
@@ -93,6 +96,9 @@ pub async fn restore(
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let request = &Request { to: destination(&request.to)?, ..request.clone() };
+    for dir in request.tablespace_map.iter().map(|(_, new)| new).chain([&request.to]) {
+        apart::check(dir, archive.store.local_root())?;
+    }
     let partial = beside(&request.to, ".partial")?;
     let scratch = beside(&request.to, ".partial.run")?;
     let base = Base::load(archive.store.as_ref(), &archive.layout, &plan.base.id).await?;
@@ -155,6 +161,7 @@ pub async fn restore(
     }
     fs::remove_dir_all(&scratch).map_err(|e| Error::io("remove", &scratch, e))?;
     outcome.phases.push(("sync", begun.elapsed()));
+    outcome.notes = recovery.notes(&request.to);
 
     if request.start {
         let begun = Instant::now();

@@ -113,8 +113,23 @@ impl Archiver {
     /// [`Kind::Fenced`], another database at the source, a history that parted from the
     /// archive's, log that twice failed its checksum.
     pub async fn run(&self, stop: watch::Receiver<bool>, report: &watch::Sender<Report>) -> Result<()> {
-        let Some(connected) = unless_stopped(&stop, self.connect()).await else { return Ok(()) };
-        let (source, server) = connected?;
+        let connecting = self.engine.connect(&self.url, &self.options);
+        let Some(source) = unless_stopped(&stop, connecting).await else { return Ok(()) };
+        self.run_on(source?, stop, report).await
+    }
+
+    /// As [`Archiver::run`], beginning on a connection that is there already.
+    ///
+    /// # Errors
+    /// As [`Archiver::run`].
+    pub async fn run_on(
+        &self,
+        mut source: Box<dyn Source>,
+        stop: watch::Receiver<bool>,
+        report: &watch::Sender<Report>,
+    ) -> Result<()> {
+        let Some(server) = unless_stopped(&stop, source.identify()).await else { return Ok(()) };
+        let server = server?;
         let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), "pitr archive").await?;
         let (store, now) = (Arc::clone(&archive.store), self.clock.now());

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::support::load::{mark, marker_table, pgbench_tables, wait_for_wal};
 use crate::support::oracle::{SegmentFile, assert_segments_equal_wal, marker_xids, open_restored, segment_files};
 use crate::support::pitr::{SLOT, finish};
-use crate::support::programs::{as_server_user, client, tool};
+use crate::support::programs::{as_server_user, client, server_user, tool};
 use crate::support::{Finished, Load, PATIENCE, Pitr, Scratch, Server, condition};
 
 fn archived_with_rows(scratch: &Scratch) -> (Server, Pitr<'_>) {
@@ -71,7 +71,7 @@ fn another_clusters_server_is_refused_with_both_identities() {
     let id = |server: &Server| server.sql("select system_identifier from pg_control_system()");
     Pitr::new(&scratch).source(&server).ok(["init"]);
     let pitr = Pitr::new(&scratch).source(&other);
-    for verb in [&["init"][..], &["backup"], &["archive", "--slot", SLOT, "--exit-when-caught-up"]] {
+    for verb in [&["init"][..], &["backup"], &["status"], &["archive", "--slot", SLOT, "--exit-when-caught-up"]] {
         pitr.run(verb).exit(5).says(&[&id(&server), &id(&other)]);
     }
     assert!(segment_files(&pitr.cluster_dir()).is_empty());
@@ -141,6 +141,11 @@ fn goes_on_after_a_gap(lose_the_slot: bool) {
     let listed = pitr.json(&["list"]).to_string();
     assert!(listed.contains("gap"), "no gap in {listed}");
     assert_eq!(std::fs::read_dir(pitr.cluster_dir().join("base")).unwrap().count(), 2, "a new base at once: {listed}");
+
+    // What there is comes out, and what does not is named.
+    let exported = scratch.join("exported");
+    pitr.run(["export".as_ref(), exported.as_os_str()]).exit(3).says(&["not whole", "000000010000"]);
+    assert!(std::fs::read_dir(&exported).unwrap().count() > 1);
 
     let early = scratch.join("early");
     pitr.restore(&server, &early, &["--target-time", &before_time]);
@@ -249,6 +254,39 @@ fn a_restore_target_with_something_in_it_is_refused_and_left_alone() {
     std::fs::remove_file(to.join("diary")).unwrap();
     pitr.restore(&server, &to, &["--target", "latest"]);
     assert!(to.join("PG_VERSION").exists());
+}
+
+/// The server's user has to pass through every directory on the way.
+#[test]
+fn a_place_that_the_servers_user_cannot_enter_is_refused() {
+    // An ordinary user's servers run as that user, to whom every place is open that is to pitr.
+    let Some(user) = server_user() else { return };
+    let scratch = Scratch::new();
+    let (server, pitr) = archived_with_rows(&scratch);
+    let closed = scratch.join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let refused = pitr.run_restore(&server, &closed.join("deep/restored"), &["--target", "latest"]);
+    refused.exit(5).says(&[&format!("cannot enter {},", closed.display()), &user.name, "--os-user", "--to"]);
+    assert_eq!(std::fs::read_dir(&closed).unwrap().count(), 0);
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o711)).unwrap();
+    pitr.restore(&server, &closed.join("deep/restored"), &["--target", "latest"]);
+}
+
+#[test]
+fn a_restore_into_the_store_or_around_it_is_refused() {
+    let scratch = Scratch::new();
+    let (server, pitr) = archived_with_rows(&scratch);
+    let objects = || tool("find").arg(pitr.store()).output().unwrap().stdout;
+    let before = objects();
+    let store = pitr.store().to_string_lossy();
+    for to in ["store/restored", "store/main/pack", "store"] {
+        let refused = pitr.run_restore(&server, &scratch.join(to), &["--target", "latest"]);
+        refused.exit(5).says(&["lies in the store", &store]);
+    }
+    let around = pitr.run_restore(&server, scratch.path(), &["--target", "latest", "--delta"]);
+    around.exit(5).says(&["holds the store", &store]);
+    assert!(objects() == before, "the store is no longer what it was");
 }
 
 type Change = fn(&mut Vec<u8>);
@@ -370,6 +408,14 @@ fn times_that_cannot_be_restored_are_refused_with_what_can() {
     restore(&["--target-xid", "4000000000"]).exit(14).says(&["4000000000"]);
     restore(&["--target-name", "no such point"]).exit(14).says(&["no such point"]);
     restore(&["--target", "latest", "--target-timeline", "9"]).exit(14).says(&["timeline", "9"]);
+    // As timelines are printed, in hexadecimal.
+    restore(&["--target", "latest", "--target-timeline", "00000010"]).exit(14).says(&["timeline 00000010"]);
+    restore(&["--target", "latest", "--target-timeline", "10"]).exit(14).says(&["timeline 0000000A"]);
+    restore(&["--target", "latest", "--target-timeline", "1F"]).exit(2).says(&["8 hexadecimal digits"]);
+    for timeline in ["1", "00000001", "latest"] {
+        pitr.ok(["plan", "--target", "latest", "--target-timeline", timeline]);
+    }
+    restore(&["--target", "latest", "--jobs", "0"]).exit(2).says(&["--jobs"]);
     restore(&["--target", "latest", "--target-lsn", "0/1"]).exit(2);
     restore(&[]).exit(2).says(&["--target"]);
     assert!(!to.exists());
@@ -468,6 +514,12 @@ fn wrong_settings_are_named() {
     no_store.env_remove("PITR_STORE");
     exits_with_one_of(finish(&scratch, no_store), &[2, 5]).says(&["--store"]);
     exits_with_one_of(Pitr::new(&scratch).source_url("oracle://db/x").run(["backup"]), &[2, 5]).says(&["oracle"]);
+    // libpq would take it for the name of a database.
+    let place = Pitr::new(&scratch).source_url(format!("127.0.0.1:{}", server.port()));
+    for verb in [&["init"][..], &["archive"], &["check"]] {
+        place.run(verb).exit(2).says(&[&format!("postgres://USER@127.0.0.1:{}/postgres", server.port())]);
+    }
+    pitr.run(["grants", ""]).exit(2);
     pitr.run(["frobnicate"]).exit(2).says(&["frobnicate"]);
 }
 

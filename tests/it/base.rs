@@ -53,6 +53,44 @@ fn a_laid_out_base_passes_pg_verifybackup() {
     load.stop(&server);
 }
 
+/// A slot that nobody reads keeps log until the server's disk is full.
+#[test]
+fn a_backup_leaves_no_slot_behind() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "source")
+        .wal_segment_mib(1)
+        .setting("wal_keep_size", "0")
+        .setting("max_wal_size", "2MB")
+        .setting("min_wal_size", "2MB")
+        .start();
+    pgbench_tables(&server, 1);
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    let slots = || server.sql("select slot_name, active from pg_replication_slots order by 1");
+    let load = Load::pgbench(&server, 2);
+    for slot in ["pitr", "mine"] {
+        pitr.ok(["backup", "--slot", slot]);
+        condition("the temporary slot to go", PATIENCE, || slots().is_empty().then_some(()));
+    }
+    load.stop(&server);
+    let log = server.log_text();
+    assert_eq!(log.matches("CREATE_REPLICATION_SLOT").count(), log.matches("TEMPORARY PHYSICAL").count(), "{log}");
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    assert_ready_data_dir(&to);
+
+    // One that is there is used, and stays: the archive goes on from where it ends.
+    pitr.ok(["archive", "--slot", "mine", "--no-backup", "--exit-when-caught-up"]);
+    pitr.ok(["backup", "--slot", "mine"]);
+    assert_eq!(slots(), "mine|f");
+    let mut archiver = pitr.archive_with(&["--no-backup"]);
+    archiver.wait_until_caught_up(&server);
+    pitr.ok(["backup"]);
+    assert_eq!(slots(), "mine|f\npitr|t");
+    archiver.stop();
+}
+
 #[test]
 fn a_base_without_page_checksums_passes_too() {
     let scratch = Scratch::new();

@@ -109,7 +109,8 @@ fn check_says_what_is_well_and_what_is_not() {
     // as anybody gets; what is named is the setting that stands in the way.
     broken.says(&["max_wal_senders", "critical"]);
     server.stop();
-    pitr.run(["check"]).exit(20);
+    let unreachable = pitr.run(["check"]).exit(20);
+    assert_eq!(unreachable.stdout.lines().filter(|line| line.starts_with("critical")).count(), 1, "{unreachable}");
 }
 
 #[test]
@@ -167,6 +168,34 @@ fn list_and_status_tell_bases_windows_and_lag() {
     assert!(pitr.json(&["list"]).to_string().contains(&id));
     pitr.ok(["status"]).says(&[&id, "lag", "timeline 1"]);
     pitr.ok(["plan", "--target", "latest"]).says(&[&id, &row.to_string()]);
+}
+
+/// Every verb that has to do with the slot takes its name from the same places.
+#[test]
+fn status_tells_of_the_slot_that_archive_uses() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "server");
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    let mut archiver = pitr.command(["archive", "--exit-when-caught-up"]);
+    archiver.env("PITR_SLOT", "ours");
+    crate::support::pitr::finish(&scratch, archiver).success();
+    let config = scratch.join("slot.toml");
+    std::fs::write(&config, "[cluster.main]\nslot = \"ours\"\n").unwrap();
+    let config = config.to_string_lossy();
+    let from_file = ["status", "--config", &config];
+    let by_env = Pitr::new(&scratch).source(&server).env("PITR_SLOT", "ours");
+    for status in [pitr.json(&["status", "--slot", "ours"]), pitr.json(&from_file), by_env.json(&["status"])] {
+        let slot = &status["slot"];
+        assert_eq!(
+            (&slot["name"], &slot["state"], &slot["active"]),
+            (&"ours".into(), &"reserved".into(), &false.into())
+        );
+        assert!(slot["kept_bytes"].is_u64() && slot["restart"].is_string(), "{status}");
+    }
+    pitr.ok(["status", "--slot", "ours"]).says(&["slot \"ours\" keeps", "reserved"]);
+    assert_eq!(pitr.json(&["status"])["slot"]["state"], "missing");
+    pitr.ok(["status"]).says(&["slot \"pitr\" does not exist"]);
 }
 
 #[test]

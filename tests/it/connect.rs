@@ -269,7 +269,7 @@ fn the_host_that_suits_is_chosen_of_several() {
 }
 
 fn options(slot: &str) -> SourceOptions {
-    SourceOptions { slot: Some(slot.to_owned()), application_name: "pitr".to_owned(), connect_timeout: None }
+    SourceOptions { slot: Some(slot.to_owned()), application_name: "pitr".to_owned(), ..SourceOptions::default() }
 }
 
 #[test]

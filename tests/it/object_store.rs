@@ -71,7 +71,7 @@ fn archive_while(pitr: &Pitr, server: &Server, work: impl FnOnce()) {
         cluster: "main".parse().unwrap(),
         engine,
         url,
-        options: SourceOptions { slot: Some(SLOT.into()), application_name: "test".into(), connect_timeout: None },
+        options: SourceOptions { slot: Some(SLOT.into()), application_name: "test".into(), ..SourceOptions::default() },
         settings: Settings {
             compression: Compression::Lz4,
             segment_bytes: 16 << 20,

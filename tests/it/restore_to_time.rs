@@ -6,16 +6,19 @@
 //! later) says which marker rows a restored cluster must hold.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::load::{mark, marker_table, pgbench_tables, wait_for_markers};
 use crate::support::oracle::{
     TransactionEnd, amcheck, archive_start, assert_ready_data_dir, marker_commit_times, marker_xids, open_restored,
     replayed_at_time, segment_files, transactions,
 };
+use crate::support::programs::{as_server_user, must};
 use crate::support::server::format_lsn;
 use crate::support::started::{RunningServer, recover_elsewhere};
-use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition, seed};
+use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, Version, condition, seed};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -505,11 +508,91 @@ fn start_leaves_a_server_that_answers() {
     pitr.catch_up();
     let to = scratch.join("restored");
     // The source holds the port of the copied configuration.
-    pitr.restore(&server, &to, &["--target", "latest", "--start"]);
+    let said = pitr.restore(&server, &to, &["--target", "latest", "--start", "--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     let started = RunningServer::of(&to);
     let rows = started.sql("select xid from marker");
     assert_eq!(rows, inside.to_string());
     assert_eq!(started.sql("select pg_is_in_recovery()"), "f");
+    let options = std::fs::read_to_string(to.join("postmaster.opts")).unwrap();
+    assert!(options.contains("listen_addresses"), "a server that runs keeps its own: {options}");
+    // Whoever ran pitr, root too, gets in with the command as it was printed.
+    let connect = said["connect"].as_str().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{connect} -X -A -t -c 'select rolsuper from pg_roles where rolname = current_user'")]);
+    let path = std::env::join_paths([server.bin_dir()].into_iter().chain([Path::new("/bin"), Path::new("/usr/bin")]));
+    shell.env("PATH", path.unwrap()).env_remove("PGUSER");
+    assert_eq!(must(&mut shell), "t", "{connect}");
+}
+
+/// `pg_ctl restart` starts what does not run with the options in `postmaster.opts`.
+#[test]
+fn pg_ctl_restarts_a_restored_directory() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let inside = mark(&server);
+    pitr.catch_up();
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let options = std::fs::read_to_string(to.join("postmaster.opts")).unwrap();
+    assert_eq!(options.trim_end(), server.bin_dir().join("postgres").to_string_lossy());
+    let sockets = scratch.server_dir("sockets");
+    let mut conf = std::fs::OpenOptions::new().append(true).open(to.join("postgresql.auto.conf")).unwrap();
+    writeln!(conf, "listen_addresses = ''\nunix_socket_directories = '{}'", sockets.display()).unwrap();
+    let mut pg_ctl = Command::new(server.bin_dir().join("pg_ctl"));
+    pg_ctl.arg("-D").arg(&to).arg("-l").arg(scratch.join("restored.log")).args(["-w", "restart"]);
+    must(as_server_user(&mut pg_ctl));
+    let started = RunningServer::of(&to);
+    assert_eq!(started.sql("select xid from marker"), inside.to_string());
+}
+
+/// As Debian lays it out: configuration elsewhere, which names the data directory.
+#[test]
+fn a_source_configured_elsewhere_is_told_and_starts_as_told() {
+    let scratch = Scratch::new();
+    let mut server = Server::new(&scratch, "source");
+    marker_table(&server);
+    server.stop();
+    let etc = scratch.server_dir("etc");
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        std::fs::rename(server.data().join(name), etc.join(name)).unwrap();
+    }
+    let config = etc.join("postgresql.conf");
+    let mut text = std::fs::OpenOptions::new().append(true).open(&config).unwrap();
+    for (key, path) in [
+        ("data_directory", server.data().to_path_buf()),
+        ("hba_file", etc.join("pg_hba.conf")),
+        ("ident_file", etc.join("pg_ident.conf")),
+    ] {
+        writeln!(text, "{key} = '{}'", path.display()).unwrap();
+    }
+    let config = config.to_string_lossy();
+    server.launch(&[("config_file", &config)]);
+    condition("the source to answer", PATIENCE, || server.try_sql("select 1").ok());
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let inside = BTreeSet::from([mark(&server)]);
+    pitr.catch_up();
+
+    let laid_out = scratch.join("laid-out");
+    let said = pitr.restore(&server, &laid_out, &["--target", "latest", "--no-recover"]);
+    said.says(&["note", "has no postgresql.conf", &pitr.binary().to_string_lossy()]);
+    let to = scratch.join("restored");
+    let said = pitr.restore(&server, &to, &["--target", "latest", "--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let note = said["notes"][0].as_str().unwrap();
+    assert!(note.contains(&format!("-c data_directory={}", to.display())), "{note}");
+
+    let mut restored = Server::at(&scratch, "restored", Version::System, to.clone());
+    restored.launch(&[("config_file", &config), ("data_directory", &to.to_string_lossy())]);
+    condition("the restored server to answer", PATIENCE, || restored.try_sql("select 1").ok());
+    assert_eq!(restored.sql("show data_directory"), to.to_string_lossy());
+    assert_eq!(marker_xids(&restored), inside);
 }
 
 /// Recovery ends by reading the last record again, from its beginning: here so many WAL

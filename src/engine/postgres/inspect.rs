@@ -9,7 +9,7 @@
 use super::connect::{Connection, Mode, connect};
 use super::conninfo::SslMode;
 use super::source::{VERSION_MAX, VERSION_MIN, conninfo};
-use crate::engine::{Finding, Level, SourceOptions};
+use crate::engine::{Finding, Level, SlotStatus, SourceOptions};
 use crate::error::{Error, Result};
 use crate::model::time::Clock;
 
@@ -93,6 +93,21 @@ pub async fn inspect(url: &str, options: &SourceOptions, clock: &dyn Clock) -> R
     Ok(findings)
 }
 
+/// How the slot of `options` stands on the server that replication goes to.
+///
+/// # Errors
+/// When the server cannot be reached, or not in plain SQL.
+pub async fn slot(url: &str, options: &SourceOptions) -> Result<Option<SlotStatus>> {
+    let Some(name) = options.slot.as_deref() else { return Ok(None) };
+    let info = conninfo(url, options)?;
+    let walsender = connect(&info, Mode::Replication).await?;
+    let mut sql = super::connect::beside(&info, &walsender).await?;
+    let row = slot::read(&mut sql, name).await;
+    sql.close().await;
+    walsender.close().await;
+    Ok(Some(slot::status(name, &row?)))
+}
+
 /// What a replication connection alone can tell.
 async fn settings_by_show(walsender: &mut Connection) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -126,8 +141,8 @@ async fn with_sql(
     }
     outcomes.push(clock_skew(sql, clock).await.map_err(|e| ("clock", e)));
     if let Some(slot) = slot {
-        match slot::look(sql, slot).await {
-            Ok(findings) => outcomes.extend(findings.into_iter().map(Ok)),
+        match slot::read(sql, slot).await {
+            Ok(row) => outcomes.extend(slot::judge(slot, &row).into_iter().map(Ok)),
             Err(error) => outcomes.push(Err(("slot", error))),
         }
     }

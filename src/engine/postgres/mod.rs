@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::{Detail, Engine, Finding, Locator, LogFiles, Recovery, ScanStart, Scanner, Source, SourceOptions};
+use super::{
+    Detail, Engine, Finding, Locator, LogFiles, Recovery, ScanStart, Scanner, SlotStatus, Source, SourceOptions,
+};
 use crate::error::Result;
 use crate::model::cluster::Identity;
 use crate::model::offset::Offset;
@@ -58,6 +60,10 @@ impl Engine for Postgres {
 
     async fn inspect(&self, url: &str, options: &SourceOptions) -> Result<Vec<Finding>> {
         inspect::inspect(url, options, &crate::model::time::SystemClock).await
+    }
+
+    async fn slot(&self, url: &str, options: &SourceOptions) -> Result<Option<SlotStatus>> {
+        inspect::slot(url, options).await
     }
 
     fn grants(&self, user: &str) -> String {

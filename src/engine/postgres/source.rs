@@ -83,6 +83,7 @@ struct Walsender {
     connection: Connection,
     info: ConnInfo,
     slot: Option<String>,
+    temporary_slot: bool,
     identified: Option<ServerState>,
     state: State,
 }
@@ -101,7 +102,14 @@ impl Walsender {
                 connection.place()
             )));
         }
-        Ok(Self { connection, info, slot: options.slot.clone(), identified: None, state: State::Idle })
+        Ok(Self {
+            connection,
+            info,
+            slot: options.slot.clone(),
+            temporary_slot: options.temporary_slot,
+            identified: None,
+            state: State::Idle,
+        })
     }
 
     fn place(&self) -> String {
@@ -221,7 +229,12 @@ impl Source for Walsender {
         self.idle()?;
         let server = self.identify_system().await?;
         let kept = match self.slot.clone() {
-            Some(slot) => slot::prepare(&self.info, &mut self.connection, &slot, &server).await?,
+            Some(slot) => {
+                let make = if self.temporary_slot { slot::Make::Temporary } else { slot::Make::Permanent };
+                let slot = slot::prepare(&self.info, &mut self.connection, &slot, make, &server).await?;
+                self.slot = Some(slot.name);
+                slot.keeps
+            }
             // Without a slot nothing is promised; the present end is what is surely there.
             None => Some((server.timeline, server.log_end)),
         };

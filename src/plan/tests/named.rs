@@ -129,6 +129,23 @@ fn in_a_gap_the_times_on_both_sides_are_named() {
     assert_eq!(world.plan(&at(75), None).unwrap().base.id, "b1");
 }
 
+/// Between the last transaction and the gap, up to where the log is known to be complete.
+#[test]
+fn after_the_last_transaction_before_a_gap_nothing_is_in_doubt() {
+    let mut world = line(&[10, 20, 30, 40, 50, 60, 70, 80], &[2]);
+    world.catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps[0].confirmed = Some(Timestamp(45));
+    for time in [42, 45] {
+        let plan = world.plan(&at(time), None).unwrap();
+        assert_eq!((plan.cut, id(plan.last_in.as_ref())), (Offset(104), Some(4)));
+        assert_eq!(
+            plan.notes,
+            [
+                "no later transaction lies before the gap, and the log before it is complete up to that time: the cut is the end of that log: log 0000000000000068-000000000000007C of timeline 00000001 is missing (lost 2)"
+            ]
+        );
+    }
+}
+
 #[test]
 fn latest_refuses_to_stop_at_a_gap_in_silence() {
     let mut world = line(&[10, 20, 30, 40, 50, 60, 70, 80], &[2]);

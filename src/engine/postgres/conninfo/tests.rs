@@ -183,3 +183,18 @@ proptest! {
         let _ = resolve_with(&text, &[]);
     }
 }
+
+#[test]
+fn a_host_and_port_are_not_taken_for_a_database() {
+    for (text, hint) in [
+        ("127.0.0.1:55601", "postgres://USER@127.0.0.1:55601/postgres"),
+        ("[::1]:5432/app", "postgres://USER@[::1]:5432/app"),
+        ("me:verysecret@db.internal:5432/app", "postgres://USER@db.internal:5432/app"),
+    ] {
+        let error = resolve_with(text, &[]).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Usage, "{text}");
+        assert!(error.advice().unwrap().ends_with(hint), "{text}: {:?}", error.advice());
+        assert!(!format!("{error:?}").contains("verysecret"), "{text}");
+    }
+    assert_eq!(resolve("app").database(), "app");
+}

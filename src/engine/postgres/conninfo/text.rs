@@ -15,6 +15,9 @@ pub(super) fn parse(text: &str) -> Result<Given> {
         keywords(text)
     } else if text.contains("://") {
         Err(broken("its scheme is neither postgres:// nor postgresql://"))
+    } else if let Some(place) = place_without_scheme(text) {
+        Err(Error::usage("the source's connection string names a host and a port, but does not begin with postgres://")
+            .hint(format!("write it as postgres://USER@{place}")))
     } else {
         let mut given = Given::new();
         if !text.is_empty() {
@@ -22,6 +25,16 @@ pub(super) fn parse(text: &str) -> Result<Given> {
         }
         Ok(given)
     }
+}
+
+/// Host, port and database of `[USER[:PASSWORD]@]HOST:PORT[/DATABASE]`, which libpq would
+/// take for the name of a database.
+fn place_without_scheme(text: &str) -> Option<String> {
+    let place = text.rsplit_once('@').map_or(text, |(_, place)| place);
+    let (host, database) = place.split_once('/').unwrap_or((place, "postgres"));
+    let (name, port) = host.rsplit_once(':')?;
+    let is_port = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    (is_port && !name.is_empty()).then(|| format!("{name}:{port}/{database}"))
 }
 
 fn broken(why: &str) -> Error {

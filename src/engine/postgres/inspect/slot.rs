@@ -2,15 +2,16 @@
 //! hangs.
 
 use super::{Row, critical, ok, row, warning};
-use crate::engine::Finding;
 use crate::engine::postgres::connect::Connection;
+use crate::engine::{Finding, SlotStatus};
 use crate::error::Result;
+use crate::model::position::Position;
 
 /// Below this much room the slot is about to be lost.
 const SAFE_BYTES_MIN: i64 = 1 << 30;
 
 /// Looks at the slot. `name` has been validated or is quoted here.
-pub(super) async fn look(sql: &mut Connection, name: &str) -> Result<Vec<Finding>> {
+pub(super) async fn read(sql: &mut Connection, name: &str) -> Result<Row> {
     let literal = name.replace('\'', "''");
     sql.query("SET standard_conforming_strings = on").await?;
     let query = format!(
@@ -18,7 +19,26 @@ pub(super) async fn look(sql: &mut Connection, name: &str) -> Result<Vec<Finding
          (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END - restart_lsn)::bigint \
          AS kept_bytes FROM pg_catalog.pg_replication_slots WHERE slot_name = '{literal}'"
     );
-    Ok(judge(name, &row(sql, &query).await?))
+    row(sql, &query).await
+}
+
+/// The row for programs.
+pub(super) fn status(name: &str, row: &Row) -> SlotStatus {
+    let state = match (row.get("slot_type"), row.text("wal_status")) {
+        (None, _) => "missing",
+        (Some("physical"), "") => "unused",
+        (Some("physical"), promise) => promise,
+        (Some(_), _) => "unusable",
+    };
+    SlotStatus {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        active: row.yes("active"),
+        restart: row.get("restart_lsn").map(|lsn| Position(lsn.to_owned())),
+        kept_bytes: row.number("kept_bytes"),
+        safe_bytes: row.number("safe_wal_size"),
+        message: judge(name, row).into_iter().next().map(|finding| finding.message).unwrap_or_default(),
+    }
 }
 
 /// What the row means.

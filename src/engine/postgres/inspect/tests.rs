@@ -98,6 +98,28 @@ fn a_slot_in_danger_is_told_from_one_that_is_lost() {
 }
 
 #[test]
+fn a_slot_is_told_to_programs_as_it_is_to_people() {
+    let status = |values: &[(&str, &str)]| slot::status("pitr", &table(values));
+    let missing = status(&[]);
+    assert_eq!((missing.name.as_str(), missing.state.as_str(), missing.active), ("pitr", "missing", false));
+    assert!(missing.message.contains("does not exist"), "{}", missing.message);
+    assert_eq!(status(&[("slot_type", "logical"), ("wal_status", "reserved")]).state, "unusable");
+    assert_eq!(status(&[("slot_type", "physical")]).state, "unused");
+    let good = status(&[
+        ("slot_type", "physical"),
+        ("active", "t"),
+        ("restart_lsn", "16/B374D848"),
+        ("wal_status", "extended"),
+        ("safe_wal_size", "2147483648"),
+        ("kept_bytes", "123"),
+    ]);
+    assert_eq!((good.state.as_str(), good.active), ("extended", true));
+    assert_eq!((good.kept_bytes, good.safe_bytes), (Some(123), Some(1 << 31)));
+    assert_eq!(good.restart.unwrap().0, "16/B374D848");
+    assert_eq!(good.message, "slot \"pitr\" keeps 123 bytes of log (extended)");
+}
+
+#[test]
 fn a_role_name_cannot_leave_its_quotes() {
     assert!(grants("a\"; DROP").contains("CREATE ROLE \"a\"\"; DROP\" WITH"));
 }

@@ -44,9 +44,12 @@ pub struct PostgresRecovery;
 #[async_trait]
 impl Recovery for PostgresRecovery {
     fn preflight(&self, job: &RecoveryJob) -> Result<()> {
-        Programs::find(job)?;
-        OsUser::resolve(job)?;
-        Ok(())
+        let programs = Programs::find(job)?;
+        let user = OsUser::resolve(job)?;
+        let parent = job.dir.parent().unwrap_or(Path::new("/"));
+        user.check_enters(parent, "give --to a directory that it can enter")?;
+        user.check_enters(programs.dir(), "give --bin-dir a directory that it can enter")?;
+        user.check_enters(&std::env::temp_dir(), "set TMPDIR to a directory that it can enter")
     }
 
     fn check_overwritable(&self, dir: &Path, identity: &Identity) -> Result<()> {
@@ -92,7 +95,7 @@ impl Recovery for PostgresRecovery {
         progress(job.cut);
         server.stop().await?;
         check_end(job)?;
-        tidy(&job.dir)?;
+        tidy(&job.dir, &programs)?;
         tablespaces(&job.dir)
     }
 
@@ -118,6 +121,18 @@ impl Recovery for PostgresRecovery {
         text.push_str(&format!("recovery_target_timeline = '{}'\n", job.timeline.0));
         fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
         user.own(&job.dir)
+    }
+
+    fn notes(&self, dir: &Path) -> Vec<String> {
+        if dir.join("postgresql.conf").exists() {
+            return Vec::new();
+        }
+        // On the command line because `data_directory` in the file would win over -D: the
+        // command must never start a server on the directory of the source.
+        let dir = dir.display();
+        vec![format!(
+            "{dir} has no postgresql.conf, for the source keeps its configuration elsewhere, where a base backup does not reach (Debian: /etc/postgresql); start it with a file of its own: pg_ctl -D {dir} -o \"-c config_file=/etc/postgresql/15/main/postgresql.conf -c data_directory={dir}\" start"
+        )]
     }
 
     async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<Running> {
@@ -210,9 +225,13 @@ fn same_place(end: Offset, start: Offset) -> bool {
     end == start || (end < start && end.0.is_multiple_of(PAGE) && start.since(end) <= PAGE_HEADER_MAX)
 }
 
-/// Removes what only the restore needed. Stray histories must go: a standby of this
-/// cluster would take them for its own future.
-fn tidy(dir: &Path) -> Result<()> {
+/// Removes what only the restore needed. `postmaster.opts` holds the private server's command
+/// line, with which `pg_ctl restart` would look in `DIR.partial`, and without which it does
+/// nothing: what stays is the program alone, as if it had been started without options.
+fn tidy(dir: &Path, programs: &Programs) -> Result<()> {
+    let path = dir.join("postmaster.opts");
+    let program = programs.path("postgres");
+    fs::write(&path, format!("{}\n", program.display())).map_err(|e| Error::io("write", &path, e))?;
     for name in ["backup_label.old", "tablespace_map.old", "backup_manifest"] {
         let path = dir.join(name);
         match fs::remove_file(&path) {

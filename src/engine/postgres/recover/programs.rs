@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::engine::RecoveryJob;
 use crate::error::{Error, Result};
@@ -125,10 +125,25 @@ fn version_of(dir: &Path) -> Result<u32> {
         .ok_or_else(|| Error::config(format!("{} gives no version: {:?}", program.display(), text.trim())))
 }
 
+/// Name, number and group of every user of the system.
+fn users() -> Result<Vec<(String, u32, u32)>> {
+    let path = Path::new("/etc/passwd");
+    let passwd = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let user = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_owned();
+        let uid = fields.nth(1)?.parse().ok()?;
+        let gid = fields.next()?.parse().ok()?;
+        Some((name, uid, gid))
+    };
+    Ok(passwd.lines().filter_map(user).collect())
+}
+
 /// The user servers run as: ourselves, or another when we are root, since PostgreSQL
 /// refuses to run as root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OsUser {
+    name: Option<String>,
     ids: Option<(u32, u32)>,
 }
 
@@ -146,26 +161,64 @@ impl OsUser {
     /// # Errors
     /// As [`OsUser::resolve`].
     pub fn named(name: Option<&str>) -> Result<Self> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(Self { ids: None });
+        let own = rustix::process::geteuid();
+        if !own.is_root() {
+            let name = users()?.into_iter().find(|user| user.1 == own.as_raw()).map(|user| user.0);
+            return Ok(Self { name, ids: None });
         }
         let name = name.unwrap_or("postgres");
-        let path = Path::new("/etc/passwd");
-        let passwd = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        let ids = passwd.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            (fields.next() == Some(name)).then_some(())?;
-            let uid = fields.nth(1)?.parse().ok()?;
-            let gid = fields.next()?.parse().ok()?;
-            Some((uid, gid))
-        });
+        let ids = users()?.into_iter().find(|user| user.0 == name).map(|(_, uid, gid)| (uid, gid));
         match ids {
             Some((0, _)) | None => Err(Error::config(format!(
                 "PostgreSQL does not run as root, and there is no other user {name:?} to run it as"
             ))
             .hint("name one with --os-user, or start pitr as the user that will own the database")),
-            ids => Ok(Self { ids }),
+            ids => Ok(Self { name: Some(name.to_owned()), ids }),
         }
+    }
+
+    /// Its name, where the system tells it.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Refuses a directory that this user, when it is another than ours, could not enter.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Config`] that names the directory on the way which stops it.
+    pub fn check_enters(&self, dir: &Path, advice: &str) -> Result<()> {
+        // What is not there yet will be made by us.
+        let there: Vec<&Path> = dir.ancestors().filter(|dir| dir.exists()).collect();
+        match there.first() {
+            Some(deepest) if !self.enters(deepest)? => {}
+            _ => return Ok(()),
+        }
+        for on_the_way in there.into_iter().rev() {
+            if !self.enters(on_the_way)? {
+                let user = self.name().unwrap_or_default();
+                return Err(Error::config(format!(
+                    "user {user:?} cannot enter {}, and a server run by it needs {}",
+                    on_the_way.display(),
+                    dir.display()
+                ))
+                .hint(format!("{advice}, or name another user with --os-user")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the system itself: groups, access control lists and namespaces have a say in it.
+    fn enters(&self, dir: &Path) -> Result<bool> {
+        if self.ids.is_none() {
+            return Ok(true);
+        }
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "cd -- \"$1\"", "sh"]).arg(dir).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.apply(&mut command);
+        let status = command.status().map_err(|e| Error::io("run", Path::new("/bin/sh"), e))?;
+        Ok(status.success())
     }
 
     /// Makes a command run as this user.

@@ -12,6 +12,8 @@ use tokio::process::Child;
 
 use super::programs::{OsUser, Programs};
 use super::stage::Stage;
+use crate::engine::postgres::connect::{Mode, connect};
+use crate::engine::postgres::conninfo::ConnInfo;
 use crate::engine::{RecoveryJob, Running};
 use crate::error::{Error, Kind, Result};
 
@@ -315,9 +317,52 @@ pub(super) async fn start_and_leave(
         return Err(Error::failure(format!("the recovered server does not start:\n    {said}"))
             .hint(format!("its whole log is in {}", log.display())));
     }
+    let role = superuser(&socket, user).await;
     let socket = socket.display();
-    Ok(Running {
-        url: format!("postgres:///postgres?host={socket}&port=5432"),
-        command: format!("psql -h {socket} -p 5432 -d postgres"),
-    })
+    let (mut url, mut command) =
+        (format!("postgres:///postgres?host={socket}&port=5432"), format!("psql -h {socket} -p 5432 -d postgres"));
+    if let Some(role) = role {
+        url.push_str(&format!("&user={}", percent_encoded(&role)));
+        command.push_str(&format!(" -U {}", shell_word(&role)));
+    }
+    Ok(Running { url, command })
+}
+
+/// A role that may do everything, as the server itself says. It lets in whoever exists, so
+/// that any name that is likely will do to ask.
+async fn superuser(socket: &Path, user: &OsUser) -> Option<String> {
+    for name in user.name().into_iter().chain(["postgres", "pitr"]) {
+        let url = format!("postgres:///postgres?host={}&port=5432&user={}", socket.display(), percent_encoded(name));
+        let Ok(info) = ConnInfo::resolve(&url, &|_| None) else { continue };
+        let Ok(mut sql) = connect(&info, Mode::Sql).await else { continue };
+        let query = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1";
+        let sets = sql.query(query).await;
+        sql.close().await;
+        let found = sets.ok().into_iter().flatten().flat_map(|set| set.rows).flatten().flatten().next();
+        return Some(found.unwrap_or_else(|| name.to_owned()));
+    }
+    None
+}
+
+fn percent_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.~".contains(&byte);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+fn shell_word(text: &str) -> String {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+    if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_roles_name_is_safe_in_a_url_and_in_a_command() {
+        assert_eq!((percent_encoded("dba_1").as_str(), shell_word("dba_1").as_str()), ("dba_1", "dba_1"));
+        assert_eq!(percent_encoded("o'neil &é"), "o%27neil%20%26%C3%A9");
+        assert_eq!(shell_word("o'neil x"), r"'o'\''neil x'");
+        assert_eq!(shell_word(""), "''");
+    }
 }

@@ -40,49 +40,89 @@ struct SlotState {
     lost: bool,
 }
 
-/// Makes sure the slot exists, and tells from where on it keeps log.
+/// What to make where there is no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Make {
+    /// The slot itself.
+    Permanent,
+    /// One under another name that ends with the connection. Not under the same name: an
+    /// archiver that is started meanwhile makes that one.
+    Temporary,
+}
+
+/// A slot that exists.
+pub(super) struct Prepared {
+    /// Its name.
+    pub(super) name: String,
+    /// From where on it keeps log, if the server says so.
+    pub(super) keeps: Option<(TimelineId, Offset)>,
+}
+
+/// Makes sure there is a slot, and tells from where on it keeps log.
 ///
 /// A lost slot keeps nothing and never will: it is dropped and made anew. What is
 /// missing then shows as a gap, since the new one begins after the archive's end.
+/// Who wants a temporary one only leaves that to the slot's owner.
 pub(super) async fn prepare(
     info: &ConnInfo,
     connection: &mut Connection,
     name: &str,
+    make: Make,
     server: &ServerState,
-) -> Result<Option<(TimelineId, Offset)>> {
-    let mut state = read(info, connection, name).await?;
+) -> Result<Prepared> {
+    let mut name = name.to_owned();
+    let mut state = read(info, connection, &name).await?;
     if let Some(SlotState { physical: false, .. }) = state {
         return Err(Error::config(format!("{}: slot {name:?} is a logical slot", connection.place()))
             .hint("choose another name with `--slot`"));
     }
     if let Some(SlotState { lost: true, .. }) = state {
-        tracing::warn!(
-            slot = name,
-            host = connection.place(),
-            "the slot was invalidated and is made anew: log is missing"
-        );
-        command(connection, &format!("DROP_REPLICATION_SLOT \"{name}\""))
-            .await?
-            .map_err(|r| r.to_error(connection.place()))?;
+        if make == Make::Permanent {
+            tracing::warn!(
+                slot = name,
+                host = connection.place(),
+                "the slot was invalidated and is made anew: log is missing"
+            );
+            command(connection, &format!("DROP_REPLICATION_SLOT \"{name}\""))
+                .await?
+                .map_err(|r| r.to_error(connection.place()))?;
+        }
         state = None;
     }
     if state.is_none() {
-        match command(connection, &format!("CREATE_REPLICATION_SLOT \"{name}\" PHYSICAL RESERVE_WAL")).await? {
+        let kind = match make {
+            Make::Permanent => "",
+            Make::Temporary => {
+                name = stand_in(&name, rand::random());
+                "TEMPORARY "
+            }
+        };
+        let create = format!("CREATE_REPLICATION_SLOT \"{name}\" {kind}PHYSICAL RESERVE_WAL");
+        match command(connection, &create).await? {
+            Ok(()) if make == Make::Temporary => tracing::debug!(slot = name, "temporary replication slot created"),
             Ok(()) => tracing::info!(slot = name, host = connection.place(), "replication slot created"),
             // It existed after all and we could not see it, or somebody was quicker.
             Err(report) if report.sqlstate == "42710" => {}
-            Err(report) => return Err(cannot_create(&report, connection.place(), name)),
+            Err(report) => return Err(cannot_create(&report, connection.place(), &name)),
         }
-        state = read(info, connection, name).await?;
+        state = read(info, connection, &name).await?;
     }
-    let Some(state) = state else { return Ok(None) };
-    // Made without RESERVE_WAL and never used: it keeps log from our first answer on.
-    let Some(restart) = state.restart else { return Ok(Some((server.timeline, server.log_end))) };
-    let timeline = match state.timeline {
-        Some(timeline) => timeline,
-        None => timeline_of(connection, restart, server).await?,
+    let keeps = match state {
+        None => None,
+        // Made without RESERVE_WAL and never used: it keeps log from our first answer on.
+        Some(SlotState { restart: None, .. }) => Some((server.timeline, server.log_end)),
+        Some(SlotState { restart: Some(restart), timeline: Some(timeline), .. }) => Some((timeline, restart)),
+        Some(SlotState { restart: Some(restart), timeline: None, .. }) => {
+            Some((timeline_of(connection, restart, server).await?, restart))
+        }
     };
-    Ok(Some((timeline, restart)))
+    Ok(Prepared { name, keeps })
+}
+
+/// The name of a temporary slot, which may be no longer than 63 letters.
+fn stand_in(name: &str, chance: u32) -> String {
+    let room = 63 - "_00000000".len();
+    format!("{}_{chance:08x}", name.get(..room).unwrap_or(name))
 }
 
 fn cannot_create(report: &Report, place: &str, name: &str) -> Error {
@@ -169,6 +209,13 @@ async fn timeline_of(connection: &mut Connection, lsn: Offset, server: &ServerSt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_temporary_slot_has_a_usable_name_of_its_own() {
+        assert_eq!(stand_in("pitr", 0xab), "pitr_000000ab");
+        let long = stand_in(&"x".repeat(63), u32::MAX);
+        assert!(validate(&long).is_ok() && long.ends_with("x_ffffffff"), "{long}");
+    }
 
     #[test]
     fn a_slot_name_needs_no_quoting() {
