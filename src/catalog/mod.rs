@@ -10,7 +10,10 @@ use crate::model::summary::{RestorePoint, Summary};
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
 
+use damage::Damaged;
+
 pub mod archive;
+pub mod damage;
 pub mod fence;
 pub mod index;
 pub mod layout;
@@ -25,6 +28,9 @@ pub struct Catalog {
     pub timelines: BTreeMap<TimelineId, TimelineLog>,
     /// Its base backups, oldest first.
     pub bases: Vec<BaseInfo>,
+    /// Manifests of bases that are damaged. Whether such a base could be used is not known,
+    /// so none is.
+    pub damaged_bases: Vec<Damaged>,
 }
 
 impl Catalog {
@@ -33,10 +39,10 @@ impl Catalog {
     #[must_use]
     pub fn lacks_base(&self) -> bool {
         let last_gap =
-            self.timelines.iter().filter_map(|(&timeline, log)| Some((timeline, log.gaps.last()?))).next_back();
+            self.timelines.iter().filter_map(|(&timeline, log)| Some((timeline, log.last_gap_end()?))).next_back();
         let behind = |base: &BaseInfo| {
-            last_gap.is_none_or(|(timeline, gap)| {
-                base.timeline > timeline || (base.timeline == timeline && base.start >= gap.range.end)
+            last_gap.is_none_or(|(timeline, end)| {
+                base.timeline > timeline || (base.timeline == timeline && base.start >= end)
             })
         };
         !self.bases.iter().any(behind)
@@ -62,6 +68,8 @@ pub struct TimelineLog {
     pub indexes: Vec<OffsetRange>,
     /// The log is known to be complete up to this moment of the source's clock.
     pub confirmed: Option<Timestamp>,
+    /// Objects that were set aside, segments in order of their start.
+    pub damaged: Vec<Damaged>,
 }
 
 impl TimelineLog {
@@ -83,19 +91,42 @@ impl TimelineLog {
     /// that has no hole but recorded gaps. What lies behind an unrecorded hole does not
     /// count, for nobody may acknowledge log that is in no segment. An index was made of
     /// unbroken log, so the search begins behind the last one. `None` without log.
+    ///
+    /// A damaged segment is no hole where log follows it: it was whole once, its name still
+    /// tells its range, and the server was told of it and of more. Where it is the last one
+    /// streaming goes on at its start, for the server may still have that log.
     #[must_use]
     pub fn unbroken(&self) -> Option<(usize, Offset)> {
         let indexed = self.indexes.last().map(|range| range.end);
         let mut at = indexed.or_else(|| self.segments.first().map(|s| s.range.start))?;
         let mut count = self.segments.partition_point(|s| s.range.end <= at);
         for segment in self.segments.iter().skip(count) {
-            if segment.range.start > at && self.past_gaps(at) < segment.range.start {
+            if segment.range.start > at && self.past_holes(at) < segment.range.start {
                 break;
             }
             at = at.max(segment.range.end);
             count += 1;
         }
         Some((count, self.past_gaps(at)))
+    }
+
+    /// As [`TimelineLog::past_gaps`], past damaged segments, too.
+    fn past_holes(&self, mut offset: Offset) -> Offset {
+        let damaged = |offset| self.damaged.iter().filter_map(Damaged::log).find(|range| range.contains(offset));
+        let gap = |offset| self.gaps.iter().map(|gap| gap.range).find(|range| range.contains(offset));
+        while let Some(hole) = gap(offset).or_else(|| damaged(offset)) {
+            offset = hole.end;
+        }
+        offset
+    }
+
+    /// Where the last log ends that is missing for good: a recorded gap, or a damaged segment
+    /// that streaming will not fetch again.
+    fn last_gap_end(&self) -> Option<Offset> {
+        let gap = self.gaps.last().map(|gap| gap.range.end);
+        let end = self.unbroken().map_or(Offset::ZERO, |(_, end)| end);
+        let lost = self.lost().map(|(range, _)| range).filter(|range| range.end <= end).map(|range| range.end);
+        gap.max(lost.max())
     }
 
     /// Where log can be had again when a recorded gap, or several in a row, hold `offset`.
@@ -239,7 +270,7 @@ mod tests {
             log_file_bytes: 100,
             server_version: 15,
         };
-        Catalog { identity, timelines, bases: bases.to_vec() }.lacks_base()
+        Catalog { identity, timelines, bases: bases.to_vec(), damaged_bases: Vec::new() }.lacks_base()
     }
 
     #[test]

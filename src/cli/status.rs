@@ -8,6 +8,7 @@ use super::Opened;
 use super::archive::{NAME, source_options};
 use super::output;
 use super::settings::Settings;
+use crate::catalog::damage::Damaged;
 use crate::error::Result;
 use crate::model::time::{Clock, SystemClock, Timestamp};
 
@@ -29,6 +30,7 @@ struct Document {
     last_base: Option<String>,
     last_base_ended: Option<Timestamp>,
     gaps: usize,
+    damaged: Vec<Damaged>,
     source: Option<Source>,
     slot: Option<String>,
     source_error: Option<String>,
@@ -66,6 +68,7 @@ pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
         last_base: base.map(|base| base.id.clone()),
         last_base_ended: base.map(|base| base.ended),
         gaps: catalog.timelines.values().map(|log| log.gaps.len()).sum(),
+        damaged: catalog.damaged().cloned().collect(),
         source: None,
         slot: None,
         source_error: None,
@@ -117,6 +120,9 @@ fn text(document: &Document) -> String {
     text.push_str(&format!("complete up to    {}{age}\n", time(document.confirmed)));
     text.push_str(&format!("last base         {}\n", or_none(document.last_base.clone())));
     text.push_str(&format!("gaps              {}\n", document.gaps));
+    for damaged in &document.damaged {
+        text.push_str(&format!("damaged           {} ({})\n", damaged.object, damaged.advice));
+    }
     match (&document.source, &document.source_error) {
         (Some(source), _) => {
             let role = if source.standby { "standby" } else { "primary" };

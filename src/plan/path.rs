@@ -9,7 +9,8 @@
 //! Relies on: the switch is the end of a whole record, as PostgreSQL's history files
 //! promise (`xlog.c`, `StartupXLOG`: the end of the last record replayed).
 
-use crate::catalog::{Catalog, SegmentInfo};
+use crate::catalog::layout::ObjectName;
+use crate::catalog::{Catalog, SegmentInfo, TimelineLog};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
 
@@ -67,7 +68,9 @@ impl Path {
                     .hint(format!("the archive knows timeline {}", known())));
             }
             None => {
-                let with_log = catalog.timelines.iter().rev().find(|(_, log)| !log.segments.is_empty());
+                // Log that is damaged now makes a timeline the newest, too.
+                let holds_log = |log: &TimelineLog| !log.segments.is_empty() || log.damaged_end().is_some();
+                let with_log = catalog.timelines.iter().rev().find(|(_, log)| holds_log(log));
                 let (timeline, _) = with_log.ok_or_else(|| {
                     Refusal::new(Why::NoBase, "the archive holds no log".to_owned())
                         .hint("does `pitr archive` run? see `pitr status`")
@@ -75,6 +78,12 @@ impl Path {
                 *timeline
             }
         };
+        let damaged = catalog.timelines.get(&leaf).into_iter().flat_map(|log| &log.damaged);
+        let mut history = damaged.filter(|damaged| matches!(damaged.is, ObjectName::History(_)));
+        if let Some(damaged) = history.next() {
+            let message = format!("where timeline {leaf} comes from is not known");
+            return Err(Refusal::new(Why::Unknown, message).damaged([damaged.object.clone()]));
+        }
         let mut legs = Vec::new();
         let mut from = Offset::ZERO;
         let history = catalog.timelines.get(&leaf).and_then(|log| log.history.as_ref());

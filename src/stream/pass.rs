@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::resume::{self, Ready};
+use super::resume::{self, Led, Ready};
 use super::session::{self, End};
 use super::whence::{Whence, whence};
-use super::{Run, writer};
+use super::{CLAIMED_BY, Run, writer};
+use crate::catalog::fence;
+use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, TimelineLog};
 use crate::engine::{Detail, ScanStart, Source};
 use crate::error::{Error, Kind, Result};
@@ -64,13 +66,22 @@ impl Run<'_> {
             Whence::Start(timeline, offset) => (timeline, self.fresh(timeline, offset)),
             Whence::EndOf(timeline) => {
                 let compression = self.archiver.settings.compression;
-                let ready =
-                    resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression)
-                        .await?;
-                (timeline, ready)
+                let led = resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression)
+                    .await?;
+                match led {
+                    Led::Ready(ready) => (timeline, ready),
+                    Led::Damaged(segment, error) => {
+                        let name = self.archive.object_of(timeline, &segment);
+                        if self.unreadable.insert(name, error.to_string()).is_some() {
+                            return Err(error);
+                        }
+                        return Ok(Pass::Again);
+                    }
+                }
             }
         };
         let start = ready.start;
+        self.outrank_damaged(&catalog, timeline, start).await?;
         source.stream(&self.resume(timeline, start)).await?;
         tracing::info!(timeline = timeline.0, from = %engine.position(start), "streaming");
         if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -102,6 +113,23 @@ impl Run<'_> {
             }
             End::ServerEnded => Err(Error::new(Kind::DatabaseUnreachable, "the server ended the stream")),
         }
+    }
+
+    /// What is streamed again because its segment is damaged gets other names than that: one
+    /// of our own epoch calls for a new one.
+    async fn outrank_damaged(&mut self, catalog: &Catalog, timeline: TimelineId, start: Offset) -> Result<()> {
+        let log = catalog.timelines.get(&timeline);
+        let again = log.into_iter().flat_map(|log| &log.damaged).filter(|damaged| match damaged.is {
+            ObjectName::Segment { range, epoch, .. } => range.end > start && epoch >= self.epoch.number(),
+            _ => false,
+        });
+        if again.count() == 0 {
+            return Ok(());
+        }
+        let store = self.archive.store.as_ref();
+        self.epoch.check(store).await?;
+        self.epoch = fence::claim(store, &self.archive.layout, self.archiver.clock.as_ref(), CLAIMED_BY).await?;
+        Ok(())
     }
 
     fn resume(&self, timeline: TimelineId, offset: Offset) -> Resume {
@@ -142,6 +170,7 @@ impl Run<'_> {
             scanner: ready.scanner,
             start: ready.start,
             log_end,
+            acknowledged: catalog.timelines.get(&timeline).and_then(TimelineLog::damaged_end).unwrap_or(Offset::ZERO),
             confirms,
             carried: ready.carried,
             file_segments: ready.file_segments,
