@@ -254,7 +254,7 @@ fn a_restore_target_with_something_in_it_is_refused_and_left_alone() {
 type Change = fn(&mut Vec<u8>);
 
 /// Rewrites a stored object, which nobody may do.
-fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let original = std::fs::read(path).unwrap();
     let mut bytes = original.clone();
     change(&mut bytes);
@@ -263,7 +263,7 @@ fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     original
 }
 
-fn file_name(segment: &SegmentFile) -> String {
+pub fn file_name(segment: &SegmentFile) -> String {
     segment.path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
