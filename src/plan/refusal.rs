@@ -84,7 +84,7 @@ impl Refusal {
         let hint = times.into_iter().chain(self.hint);
         let (error, hint): (Error, Vec<String>) = match self.damaged.as_slice() {
             [] => (Error::new(Kind::NotRecoverable, self.message), hint.collect()),
-            [objects @ ..] => {
+            objects => {
                 let are = if objects.len() == 1 { "is damaged" } else { "are damaged" };
                 let error = Error::corruption(format!("{}: {} {are}", self.message, objects.join(" and ")));
                 let cure = "put an intact copy of it back from another copy of the store; `pitr list` shows what can be restored without it";

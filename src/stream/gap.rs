@@ -59,7 +59,7 @@ impl Run<'_> {
     async fn close_tail(&self, catalog: &Catalog, timeline: TimelineId) -> Result<()> {
         let (engine, compression) = (self.archiver.engine.as_ref(), self.archiver.settings.compression);
         let ready = match resume::at_end(&self.archive, engine, catalog, timeline, &self.epoch, compression).await? {
-            Led::Ready(ready) => ready,
+            Led::Ready(ready) => *ready,
             Led::Damaged(_, error) => return Err(error),
         };
         if let Some(tail) = ready.carried {

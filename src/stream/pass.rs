@@ -69,7 +69,7 @@ impl Run<'_> {
                 let led = resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression)
                     .await?;
                 match led {
-                    Led::Ready(ready) => (timeline, ready),
+                    Led::Ready(ready) => (timeline, *ready),
                     Led::Damaged(segment, error) => {
                         let name = self.archive.object_of(timeline, &segment);
                         if self.unreadable.insert(name, error.to_string()).is_some() {

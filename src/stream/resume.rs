@@ -32,7 +32,7 @@ pub struct Ready {
 /// What came of making ready.
 pub enum Led {
     /// Streaming can go on.
-    Ready(Ready),
+    Ready(Box<Ready>),
     /// A segment whose bytes are needed proved damaged: without it, streaming goes on
     /// elsewhere.
     Damaged(SegmentInfo, Error),
@@ -98,9 +98,9 @@ pub async fn at_end(
         && scanner.boundary() < start
     {
         let ready = whole_records_only(engine, archive, timeline, scanner.as_ref(), tail, file_segments);
-        return Ok(Led::Ready(ready));
+        return Ok(Led::Ready(Box::new(ready)));
     }
-    Ok(Led::Ready(Ready { scanner, start, carried, file_segments }))
+    Ok(Led::Ready(Box::new(Ready { scanner, start, carried, file_segments })))
 }
 
 /// The bytes of a tail and what they hold; `scanner` stands at its start.

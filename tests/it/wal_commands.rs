@@ -194,8 +194,6 @@ fn an_archive_command_fills_an_archive_that_restores() {
     }
 }
 
-/// PostgreSQL pushes a file again when it crashed before it noted the success.
-
 /// Primary and standby push into one archive. The promotion leaves a partial file of the
 /// old timeline, whose last record is cut off or none of it is, and a history.
 #[test]

@@ -192,7 +192,7 @@ impl Loader<'_> {
         let before = log.segments.partition_point(|s| s.range.start < tail);
         let (start, before) = self.scan_start(tail, log.segments.get(..before).unwrap_or_default());
         let mut scanner = (self.tail_scanner)(&self.identity, timeline, start)?;
-        for info in before.to_vec() {
+        for info in before.iter().copied() {
             match self.prime(timeline, &info, tail, scanner.as_mut()).await {
                 Ok(()) => {}
                 Err(error) if matches!(info.holder, Holder::Segment(_)) => {

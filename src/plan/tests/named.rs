@@ -296,11 +296,11 @@ fn what_needs_a_damaged_segment_is_refused_by_its_name_and_what_does_not_goes_on
     let object = "main/log/00000001/0000000000000068-000000000000007C-00000001.lz4".to_owned();
     assert_eq!(cut(&world, &at(30)), (94, Some(3), Some(4)));
     for target in [at(50), at(75), target(Point::Latest)] {
-        assert_eq!(blamed(&world, &target, None), [object.clone()], "{target:?}");
+        assert_eq!(blamed(&world, &target, None), std::slice::from_ref(&object), "{target:?}");
     }
     let native = |xid: u64| target(Point::Native { term: "xid", value: xid.to_string() });
-    assert_eq!(blamed(&world, &native(5), Some(&Xid(5))), [object.clone()]);
-    assert_eq!(blamed(&world, &target(Point::Name("unknown".into())), None), [object.clone()]);
+    assert_eq!(blamed(&world, &native(5), Some(&Xid(5))), std::slice::from_ref(&object));
+    assert_eq!(blamed(&world, &target(Point::Name("unknown".into())), None), std::slice::from_ref(&object));
     // A base behind it needs none of it.
     world.base(1, 124, 134, 70);
     assert_eq!(cut(&world, &target(Point::Latest)), (144, Some(8), None));
@@ -325,7 +325,7 @@ fn a_damaged_base_is_blamed_only_for_what_it_might_have_given_back() {
     let object = damaged(ObjectName::BaseManifest("19700101T000000Z-aaaa".into()));
     world.catalog.damaged_bases.push(object.clone());
     assert_eq!(cut(&world, &target(Point::Latest)), (124, Some(6), None));
-    assert_eq!(blamed(&world, &at(10), None), [object.object.clone()]);
+    assert_eq!(blamed(&world, &at(10), None), std::slice::from_ref(&object.object));
     assert!(blamed(&world, &at(2_000_000), None).is_empty());
     world.catalog.bases.clear();
     assert_eq!(blamed(&world, &target(Point::Latest), None), [object.object]);
