@@ -7,6 +7,7 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -88,10 +89,9 @@ async fn main() {
     let before = resident();
     for _ in 0..5 {
         let begun = Instant::now();
-        let catalog =
-            load::load(&store, &cluster, &|_, _, _| Err(pitr::Error::failure("no tail")), load::Damage::Refuse)
-                .await
-                .unwrap();
+        let catalog = load::load(&store, &cluster, &|_, _, _| Err(pitr::Error::failure("no tail")), &BTreeMap::new())
+            .await
+            .unwrap();
         println!("load {:.3} s, peak {} MiB, {} MiB before", begun.elapsed().as_secs_f64(), peak() >> 10, before >> 10);
         plan(catalog, count);
     }

@@ -1,5 +1,7 @@
 //! Proves that a base can be read: its manifest, its chunk table, its packs.
 
+use std::collections::BTreeSet;
+
 use super::chunk::ChunkHash;
 use super::load::Base;
 use crate::catalog::archive::Archive;
@@ -7,44 +9,58 @@ use crate::catalog::layout::ObjectName;
 use crate::error::{Error, Result};
 use crate::store::Part;
 
-/// What was looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What was looked at, of one base or of several.
+#[derive(Debug, Default)]
 pub struct Checked {
-    /// Packs that the base names.
-    pub packs: u64,
+    /// Packs that were looked at, each once.
+    packs: BTreeSet<[u8; 32]>,
     /// Bytes of packs that were read.
     pub bytes_read: u64,
+    /// Each damaged or missing pack, by name.
+    pub problems: Vec<Error>,
 }
 
-/// Checks base `id`; `read_data` reads every pack and compares it with its name, which is
-/// the hash of its bytes.
+impl Checked {
+    /// How many packs were looked at.
+    #[must_use]
+    pub fn packs(&self) -> u64 {
+        self.packs.len() as u64
+    }
+}
+
+/// Checks base `id` and those of its packs that were not looked at yet; `read_data` reads
+/// every pack and compares it with its name, which is the hash of its bytes.
 ///
 /// # Errors
-/// [`crate::Kind::Corruption`] naming the first object that is missing or is not what was
-/// written.
-pub async fn verify(archive: &Archive, id: &str, read_data: bool) -> Result<Checked> {
+/// [`crate::Kind::Corruption`] naming manifest or chunk table when one of them is missing or
+/// not what was written; packs are told in `checked`.
+pub async fn verify(archive: &Archive, id: &str, read_data: bool, checked: &mut Checked) -> Result<()> {
     let base = Base::load(archive.store.as_ref(), &archive.layout, id).await?;
-    let mut checked = Checked::default();
     for pack in &base.manifest.packs {
+        if !checked.packs.insert(pack.hash.0) {
+            continue;
+        }
         let name = archive.layout.name(&ObjectName::Pack(pack.hash.0));
-        let wrong = |what: String| Error::corruption(format!("{name} {what}, and base {id} needs it"));
+        let mut wrong =
+            |what: String| checked.problems.push(Error::corruption(format!("{name} {what}, and base {id} needs it")));
         let bytes = if read_data {
             let bytes = archive.store.get(&name, Part::All).await?;
+            checked.bytes_read += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
             if let Some(bytes) = &bytes
                 && ChunkHash::of(bytes) != pack.hash
             {
-                return Err(wrong("does not hold the bytes it is named for".into()));
+                wrong("does not hold the bytes it is named for".into());
+                continue;
             }
-            checked.bytes_read += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
             bytes.map(|bytes| bytes.len() as u64)
         } else {
             archive.store.head(&name).await?.map(|info| info.bytes)
         };
         match bytes {
-            Some(bytes) if bytes == pack.bytes => checked.packs += 1,
-            Some(bytes) => return Err(wrong(format!("has {bytes} bytes instead of {}", pack.bytes))),
-            None => return Err(wrong(format!("is missing from {}", archive.store.location()))),
+            Some(bytes) if bytes == pack.bytes => {}
+            Some(bytes) => wrong(format!("has {bytes} bytes instead of {}", pack.bytes)),
+            None => wrong(format!("is missing from {}", archive.store.location())),
         }
     }
-    Ok(checked)
+    Ok(())
 }

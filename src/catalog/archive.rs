@@ -1,11 +1,12 @@
 //! One cluster's place in a store: where its objects are made and read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::layout::{Layout, ObjectName};
-use super::load::{self, Damage};
+use super::load;
 use super::{Catalog, Holder, SegmentInfo};
 use crate::engine::{Detail, Engine};
 use crate::error::{Error, Kind, Result};
@@ -64,27 +65,23 @@ impl Archive {
         Ok(archive)
     }
 
-    /// What the archive holds now.
+    /// What the archive holds now. Objects that proved damaged are set aside in it.
     ///
     /// # Errors
     /// As [`load::load`].
     pub async fn catalog(&self, engine: &dyn Engine) -> Result<Catalog> {
-        self.load(engine, Damage::Refuse).await
+        self.catalog_without(engine, &BTreeMap::new()).await
     }
 
-    /// As [`Archive::catalog`], for streaming: damage that does not concern where the log
-    /// ends is told, and passed over.
+    /// As [`Archive::catalog`], with segments set aside that proved damaged when they were
+    /// read, and what is wrong with each.
     ///
     /// # Errors
     /// As [`load::load`].
-    pub async fn catalog_to_stream(&self, engine: &dyn Engine) -> Result<Catalog> {
-        self.load(engine, Damage::PassOver).await
-    }
-
-    async fn load(&self, engine: &dyn Engine, damage: Damage) -> Result<Catalog> {
+    pub async fn catalog_without(&self, engine: &dyn Engine, unreadable: &BTreeMap<String, String>) -> Result<Catalog> {
         let scanner =
             |identity: &Identity, timeline, start| Ok(engine.scanner(identity, timeline, start, Detail::Marks));
-        load::load(self.store.as_ref(), self.layout.cluster(), &scanner, damage).await
+        load::load(self.store.as_ref(), self.layout.cluster(), &scanner, unreadable).await
     }
 
     /// Refuses a database that is not the one this archive is of.
@@ -126,11 +123,22 @@ impl Archive {
             serde_json::to_vec_pretty(history).map_err(|e| Error::failure("cannot write a history").because(e))?;
         body.push(b'\n');
         match self.store.create(&name, vec![Bytes::from(body)]).await {
-            Err(error) if error.kind() == Kind::Fenced => Err(Error::new(
-                Kind::NotRecoverable,
-                format!("the server's history of timeline {} differs from the one in {name}", history.timeline.0),
-            )
-            .hint("were two standbys promoted to the same timeline? archive one of them under another cluster name")),
+            Err(error) if error.kind() == Kind::Fenced => {
+                if let Some(bytes) = self.store.get(&name, Part::All).await?
+                    && let Err(damage) = load::decode_history(&name, history.timeline, &bytes)
+                {
+                    // It differs because it is damaged. Streaming does not need it.
+                    tracing::error!(error = %damage, hint = damage.advice(), "a timeline's history is damaged");
+                    return Ok(());
+                }
+                Err(Error::new(
+                    Kind::NotRecoverable,
+                    format!("the server's history of timeline {} differs from the one in {name}", history.timeline.0),
+                )
+                .hint(
+                    "were two standbys promoted to the same timeline? archive one of them under another cluster name",
+                ))
+            }
             other => other.map(|_| ()),
         }
     }

@@ -85,14 +85,20 @@ pub fn due(log: &TimelineLog) -> Option<OffsetRange> {
     if narrow >= MERGE
         && let Some(merge) = log.indexes.get(log.indexes.len() - narrow..).and_then(|tail| tail.get(..MERGE))
         && let (Some(first), Some(last)) = (merge.first(), merge.last())
+        && !log.lost().any(|(lost, _)| first.start < lost.end && lost.start < last.end)
     {
         return Some(OffsetRange::new(first.start, last.end));
     }
     let indexed = log.indexes.last().map(|range| range.end);
     let first = indexed.map_or(0, |end| log.segments.partition_point(|s| s.range.start < end));
-    // What an index covers is not listed any more, so a hole that may yet be filled ends it.
+    // What an index covers is not listed any more, so a hole that may yet be filled ends it,
+    // and so does a damaged segment, which may yet be put back.
     let (unbroken, _) = log.unbroken()?;
-    let closed = log.segments.get(first..unbroken)?.iter().take_while(|s| matches!(s.holder, Holder::Segment(_)));
+    let next = log.segments.get(first).map(|s| s.range.start);
+    let lost = log.lost().map(|(lost, _)| lost.start).find(|start| Some(*start) >= indexed.or(next));
+    let closed = log.segments.get(first..unbroken)?.iter();
+    let closed =
+        closed.take_while(|s| matches!(s.holder, Holder::Segment(_)) && lost.is_none_or(|lost| s.range.end <= lost));
     let last = closed.clone().nth(NARROW - 1)?;
     let start = indexed.or_else(|| closed.clone().next().map(|s| s.range.start))?;
     Some(OffsetRange::new(start, last.range.end))

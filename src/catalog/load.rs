@@ -8,11 +8,15 @@
 //! `confirmed` comes from the footer of the last segment or, where a log has an open
 //! tail, from the tail's trailer.
 //!
-//! Anything read that is not what was written is refused by name.
+//! An object that is not what was written is set aside by name ([`super::damage`]): where
+//! others hold what it held, they count. Names that contradict each other are refused.
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 
+use super::damage::Damaged;
 use super::index::Index;
 use super::layout::{Layout, ObjectName};
 use super::{BaseInfo, Catalog, Gap, Holder, SegmentInfo, TimelineLog};
@@ -22,6 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, Identity};
 use crate::model::offset::OffsetRange;
 use crate::model::summary::Summary;
+use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
 use crate::segment::read::{Expected, FooterRead, read_footer, too_short};
 use crate::store::{ObjectInfo, Part, Store};
@@ -47,41 +52,37 @@ const FOOTER_BYTES: u64 = 4096;
 /// Times a timeline is read anew when a tail became a segment meanwhile.
 const TRIES: usize = 8;
 
-/// What to do with an index or a base's manifest that is damaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Damage {
-    /// Refuse, by name: whoever plans a restore must know.
-    Refuse,
-    /// Say so and do without: streaming must go on, and needs neither.
-    PassOver,
-}
-
 /// Makes the scanner that finds the end of a tail.
 pub type TailScanner<'a> = &'a (dyn Fn(&Identity, TimelineId, ScanStart) -> Result<Box<dyn Scanner>> + Sync);
 
-/// Reads what the store holds of a cluster.
+/// Reads what the store holds of a cluster. `unreadable` are segments that proved damaged
+/// when they were read, and what is wrong with them.
 ///
 /// # Errors
-/// [`Kind::NoArchive`] when there is none, [`Kind::Corruption`] naming the object that
-/// is not what was written, [`Kind::Config`] for an archive of a newer format,
+/// [`Kind::NoArchive`] when there is none, [`Kind::Corruption`] naming objects that
+/// contradict each other, [`Kind::Config`] for an archive of a newer format,
 /// [`Kind::StoreUnreachable`] as the store reports it.
 pub async fn load(
     store: &dyn Store,
     cluster: &ClusterName,
     tail_scanner: TailScanner<'_>,
-    damage: Damage,
+    unreadable: &BTreeMap<String, String>,
 ) -> Result<Catalog> {
     let layout = Layout::new(cluster.clone());
     let identity = identity(store, &layout).await?;
-    let loader = Loader { store, layout, identity, tail_scanner, damage };
-    let mut catalog =
-        Catalog { identity: loader.identity.clone(), timelines: std::collections::BTreeMap::new(), bases: Vec::new() };
+    let loader = Loader { store, layout, identity, tail_scanner, unreadable };
+    let mut catalog = Catalog {
+        identity: loader.identity.clone(),
+        timelines: BTreeMap::new(),
+        bases: Vec::new(),
+        damaged_bases: Vec::new(),
+    };
     for folder in store.folders(&loader.layout.log()).await? {
         if let Some(timeline) = loader.layout.timeline_of(&folder) {
             catalog.timelines.insert(timeline, loader.timeline(timeline).await?);
         }
     }
-    catalog.bases = loader.bases().await?;
+    loader.bases(&mut catalog).await?;
     Ok(catalog)
 }
 
@@ -130,12 +131,29 @@ fn json<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| Error::corruption(format!("{name} cannot be read")).because(e))
 }
 
+/// Reads a timeline's history.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is none, or that of another timeline.
+pub fn decode_history(name: &str, timeline: TimelineId, bytes: &[u8]) -> Result<History> {
+    let history: History = json(name, bytes)?;
+    let ordered = history.ancestors.windows(2).all(|pair| match pair {
+        [older, newer] => older.timeline < newer.timeline && older.switch <= newer.switch,
+        _ => true,
+    });
+    let older = history.ancestors.last().is_none_or(|parent| parent.timeline < timeline);
+    if history.timeline != timeline || !ordered || !older {
+        return Err(Error::corruption(format!("{name} is not the history of timeline {timeline}")));
+    }
+    Ok(history)
+}
+
 struct Loader<'a> {
     store: &'a dyn Store,
     layout: Layout,
     identity: Identity,
     tail_scanner: TailScanner<'a>,
-    damage: Damage,
+    unreadable: &'a BTreeMap<String, String>,
 }
 
 /// What the names of a timeline's objects tell.
@@ -143,7 +161,7 @@ struct Loader<'a> {
 struct Names {
     segments: Vec<Named>,
     tails: Vec<NamedTail>,
-    gaps: Vec<(OffsetRange, String)>,
+    gaps: Vec<(OffsetRange, u32)>,
     history: bool,
 }
 
@@ -164,15 +182,31 @@ impl Loader<'_> {
         self.indexes(timeline, &mut log).await?;
         let names = self.names(timeline, log.indexes.last()).await?;
         if names.history {
-            log.history = Some(self.history(timeline).await?);
+            match self.history(timeline).await {
+                Ok(history) => log.history = Some(history),
+                Err(error) => log.damaged.push(self.damaged(ObjectName::History(timeline), error)?),
+            }
         }
         self.segments(timeline, names.segments, &mut log).await?;
         if !self.tails(timeline, names.tails, &mut log).await? {
             return Ok(None);
         }
-        let gaps = stream::iter(names.gaps).map(|(range, name)| self.gap(range, name)).buffered(AT_ONCE);
-        log.gaps = gaps.try_collect().await?;
+        let mut gaps = stream::iter(names.gaps)
+            .map(|(range, epoch)| async move { (range, epoch, self.gap(timeline, range, epoch).await) })
+            .buffered(AT_ONCE);
+        while let Some((range, epoch, gap)) = gaps.next().await {
+            log.gaps.push(match gap {
+                Ok(gap) => gap,
+                Err(error) => {
+                    let damaged = self.damaged(ObjectName::Gap { timeline, range, epoch }, error)?;
+                    let cause = format!("its record {} is damaged", damaged.object);
+                    log.damaged.push(damaged);
+                    Gap { range, cause, found: Timestamp(0), confirmed: None }
+                }
+            });
+        }
         log.gaps.sort_by_key(|gap| gap.range);
+        log.damaged.sort_by(|a, b| (a.log(), &a.object).cmp(&(b.log(), &b.object)));
         log.restore_points.sort_by_key(|point| point.end);
         // A tail may hold what small segments held before it.
         log.restore_points.dedup_by(|a, b| a == b);
@@ -196,26 +230,29 @@ impl Loader<'_> {
                 run.push((range, epoch));
             }
         }
-        let mut read = stream::iter(run).map(|(range, epoch)| self.index(timeline, range, epoch)).buffered(AT_ONCE);
-        // Behind one that is passed over, the footers tell.
-        while let Some(index) = read.next().await
-            && let Some(index) = self.or_pass_over(index)?
-        {
-            log.indexes.push(index.range);
-            log.segments.extend(index.segments);
-            log.restore_points.extend(index.restore_points);
+        let mut read = stream::iter(run)
+            .map(|(range, epoch)| async move { (range, epoch, self.index(timeline, range, epoch).await) })
+            .buffered(AT_ONCE);
+        while let Some((range, epoch, index)) = read.next().await {
+            match index {
+                Ok(index) => {
+                    log.indexes.push(index.range);
+                    log.segments.extend(index.segments);
+                    log.restore_points.extend(index.restore_points);
+                }
+                Err(error) => {
+                    // From here on the footers tell.
+                    log.damaged.push(self.damaged(ObjectName::Index { timeline, range, epoch }, error)?);
+                    break;
+                }
+            }
         }
         Ok(())
     }
 
-    fn or_pass_over<T>(&self, read: Result<T>) -> Result<Option<T>> {
-        match read {
-            Err(error) if self.damage == Damage::PassOver && error.kind() == Kind::Corruption => {
-                tracing::error!(%error, "the archive is damaged, and streaming goes on; see `pitr verify`");
-                Ok(None)
-            }
-            other => other.map(Some),
-        }
+    /// Sets aside what `error` says is damaged; any other error is given back.
+    fn damaged(&self, is: ObjectName, error: Error) -> Result<Damaged> {
+        Damaged::new(&self.layout, is, error)
     }
 
     async fn index(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Index> {
@@ -237,7 +274,7 @@ impl Loader<'_> {
             Some(ObjectName::Tail { start, epoch, .. }) => {
                 names.tails.push(NamedTail { start, epoch, bytes: info.bytes });
             }
-            Some(ObjectName::Gap { range, .. }) => names.gaps.push((range, info.name)),
+            Some(ObjectName::Gap { range, epoch, .. }) => names.gaps.push((range, epoch)),
             Some(ObjectName::History(_)) => names.history = true,
             _ => {}
         };
@@ -245,22 +282,44 @@ impl Loader<'_> {
         Ok(names)
     }
 
-    /// Adds the segments past the indexes, from their footers.
-    async fn segments(&self, timeline: TimelineId, named: Vec<Named>, log: &mut TimelineLog) -> Result<()> {
-        let named = resolve::resolve(&self.layout, timeline, named)?;
+    /// Adds the segments past the indexes, from their footers. Where one is damaged, those
+    /// that it supersedes count again.
+    async fn segments(&self, timeline: TimelineId, mut named: Vec<Named>, log: &mut TimelineLog) -> Result<()> {
         if named.is_empty()
-            && let Some(last) = log.segments.last()
+            && let Some(last) = log.segments.last().copied()
             && let Holder::Segment(codec) = last.holder
         {
             // An index does not tell what is confirmed.
-            let last = Named { range: last.range, epoch: last.epoch, codec };
-            log.confirmed = self.summary(timeline, last).await?.confirmed;
+            match self.summary(timeline, Named { range: last.range, epoch: last.epoch, codec }).await {
+                Ok(summary) => log.confirmed = summary.confirmed,
+                Err(error) => log.set_aside(&last, self.damaged(last.object(timeline), error)?),
+            }
         }
-        let mut read = stream::iter(named)
-            .map(|named| async move { Ok::<_, Error>((named, self.summary(timeline, named).await?)) })
-            .buffered(AT_ONCE);
-        while let Some((named, summary)) = read.try_next().await? {
-            log.segments.push(SegmentInfo::of(&summary, named.epoch, Holder::Segment(named.codec)));
+        let mut known: HashMap<Named, Summary> = HashMap::new();
+        let mut damaged: Vec<OffsetRange> = Vec::new();
+        let counting = loop {
+            let counting = resolve::resolve(&self.layout, timeline, named.clone(), &damaged)?;
+            let unread: Vec<Named> = counting.iter().filter(|named| !known.contains_key(*named)).copied().collect();
+            if unread.is_empty() {
+                break counting;
+            }
+            let mut read = stream::iter(unread)
+                .map(|named| async move { (named, self.summary(timeline, named).await) })
+                .buffered(AT_ONCE);
+            while let Some((one, summary)) = read.next().await {
+                match summary {
+                    Ok(summary) => drop(known.insert(one, summary)),
+                    Err(error) => {
+                        log.damaged.push(self.damaged(one.object(timeline), error)?);
+                        damaged.push(one.range);
+                        named.retain(|named| *named != one);
+                    }
+                }
+            }
+        };
+        for one in counting {
+            let Some(summary) = known.remove(&one) else { continue };
+            log.segments.push(SegmentInfo::of(&summary, one.epoch, Holder::Segment(one.codec)));
             log.confirmed = summary.confirmed;
             log.restore_points.extend(summary.restore_points);
         }
@@ -270,6 +329,9 @@ impl Loader<'_> {
     /// Reads a segment's footer.
     async fn summary(&self, timeline: TimelineId, named: Named) -> Result<Summary> {
         let name = named.name(&self.layout, timeline);
+        if let Some(problem) = self.unreadable.get(&name) {
+            return Err(Error::corruption(problem.clone()));
+        }
         let expected =
             Expected { cluster: self.layout.cluster().clone(), timeline, range: named.range, epoch: named.epoch };
         let mut wanted = FOOTER_BYTES;
@@ -285,19 +347,11 @@ impl Loader<'_> {
 
     async fn history(&self, timeline: TimelineId) -> Result<History> {
         let name = self.layout.name(&ObjectName::History(timeline));
-        let history: History = json(&name, &self.get(&name, Part::All).await?)?;
-        let ordered = history.ancestors.windows(2).all(|pair| match pair {
-            [older, newer] => older.timeline < newer.timeline && older.switch <= newer.switch,
-            _ => true,
-        });
-        let older = history.ancestors.last().is_none_or(|parent| parent.timeline < timeline);
-        if history.timeline != timeline || !ordered || !older {
-            return Err(Error::corruption(format!("{name} is not the history of timeline {timeline}")));
-        }
-        Ok(history)
+        decode_history(&name, timeline, &self.get(&name, Part::All).await?)
     }
 
-    async fn gap(&self, range: OffsetRange, name: String) -> Result<Gap> {
+    async fn gap(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Gap> {
+        let name = self.layout.name(&ObjectName::Gap { timeline, range, epoch });
         let gap: Gap = json(&name, &self.get(&name, Part::All).await?)?;
         if gap.range == range {
             Ok(gap)
@@ -306,7 +360,7 @@ impl Loader<'_> {
         }
     }
 
-    async fn bases(&self) -> Result<Vec<BaseInfo>> {
+    async fn bases(&self, catalog: &mut Catalog) -> Result<()> {
         let mut ids = Vec::new();
         let mut see = |info: ObjectInfo| {
             if let Some(ObjectName::BaseManifest(id)) = self.layout.parse(&info.name) {
@@ -314,13 +368,16 @@ impl Loader<'_> {
             }
         };
         self.store.list(&self.layout.bases(), None, false, &mut see).await?;
-        let mut read = stream::iter(ids).map(|id| self.base(id)).buffered(AT_ONCE);
-        let mut bases: Vec<BaseInfo> = Vec::new();
-        while let Some(base) = read.next().await {
-            bases.extend(self.or_pass_over(base)?);
+        ids.sort_unstable();
+        let mut read = stream::iter(ids).map(|id| async move { (id.clone(), self.base(id).await) }).buffered(AT_ONCE);
+        while let Some((id, base)) = read.next().await {
+            match base {
+                Ok(base) => catalog.bases.push(base),
+                Err(error) => catalog.damaged_bases.push(self.damaged(ObjectName::BaseManifest(id), error)?),
+            }
         }
-        bases.sort_by(|a, b| (a.began, &a.id).cmp(&(b.began, &b.id)));
-        Ok(bases)
+        catalog.bases.sort_by(|a, b| (a.began, &a.id).cmp(&(b.began, &b.id)));
+        Ok(())
     }
 
     async fn base(&self, id: String) -> Result<BaseInfo> {

@@ -10,7 +10,11 @@ use crate::model::summary::{RestorePoint, Summary};
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
 
+use damage::Damaged;
+use layout::ObjectName;
+
 pub mod archive;
+pub mod damage;
 pub mod fence;
 pub mod index;
 pub mod layout;
@@ -25,16 +29,23 @@ pub struct Catalog {
     pub timelines: BTreeMap<TimelineId, TimelineLog>,
     /// Its base backups, oldest first.
     pub bases: Vec<BaseInfo>,
+    /// Manifests of bases that are damaged. Whether such a base could be used is not known,
+    /// so none is.
+    pub damaged_bases: Vec<Damaged>,
 }
 
 impl Catalog {
-    /// The newest timeline that holds log. One of which nothing tells where it comes from
-    /// does not count, unless it is the first: it may be that of a restored copy.
+    /// The newest timeline that holds log, be it damaged by now. One of which nothing tells
+    /// where it comes from does not count, unless it is the first: it may be that of a
+    /// restored copy.
     #[must_use]
     pub fn newest_timeline(&self) -> Option<TimelineId> {
-        let mut with_log = self.timelines.iter().filter(|(_, log)| !log.segments.is_empty());
+        let holds_log = |log: &TimelineLog| !log.segments.is_empty() || log.damaged_end().is_some();
+        let history = |damaged: &Damaged| matches!(damaged.is, ObjectName::History(_));
+        let is_known = |log: &TimelineLog| log.history.is_some() || log.damaged.iter().any(history);
+        let mut with_log = self.timelines.iter().filter(|(_, log)| holds_log(log));
         let (first, _) = with_log.next()?;
-        Some(*with_log.rfind(|(_, log)| log.history.is_some()).map_or(first, |(newest, _)| newest))
+        Some(*with_log.rfind(|(_, log)| is_known(log)).map_or(first, |(newest, _)| newest))
     }
 
     /// Whether the present can be reached from no base: there is none, or log is missing
@@ -42,10 +53,10 @@ impl Catalog {
     #[must_use]
     pub fn lacks_base(&self) -> bool {
         let last_gap =
-            self.timelines.iter().filter_map(|(&timeline, log)| Some((timeline, log.gaps.last()?))).next_back();
+            self.timelines.iter().filter_map(|(&timeline, log)| Some((timeline, log.last_gap_end()?))).next_back();
         let behind = |base: &BaseInfo| {
-            last_gap.is_none_or(|(timeline, gap)| {
-                base.timeline > timeline || (base.timeline == timeline && base.start >= gap.range.end)
+            last_gap.is_none_or(|(timeline, end)| {
+                base.timeline > timeline || (base.timeline == timeline && base.start >= end)
             })
         };
         !self.bases.iter().any(behind)
@@ -71,6 +82,8 @@ pub struct TimelineLog {
     pub indexes: Vec<OffsetRange>,
     /// The log is known to be complete up to this moment of the source's clock.
     pub confirmed: Option<Timestamp>,
+    /// Objects that were set aside, segments in order of their start.
+    pub damaged: Vec<Damaged>,
 }
 
 impl TimelineLog {
@@ -92,19 +105,42 @@ impl TimelineLog {
     /// that has no hole but recorded gaps. What lies behind an unrecorded hole does not
     /// count, for nobody may acknowledge log that is in no segment. An index was made of
     /// unbroken log, so the search begins behind the last one. `None` without log.
+    ///
+    /// A damaged segment is no hole where log follows it: it was whole once, its name still
+    /// tells its range, and the server was told of it and of more. Where it is the last one
+    /// streaming goes on at its start, for the server may still have that log.
     #[must_use]
     pub fn unbroken(&self) -> Option<(usize, Offset)> {
         let indexed = self.indexes.last().map(|range| range.end);
         let mut at = indexed.or_else(|| self.segments.first().map(|s| s.range.start))?;
         let mut count = self.segments.partition_point(|s| s.range.end <= at);
         for segment in self.segments.iter().skip(count) {
-            if segment.range.start > at && self.past_gaps(at) < segment.range.start {
+            if segment.range.start > at && self.past_holes(at) < segment.range.start {
                 break;
             }
             at = at.max(segment.range.end);
             count += 1;
         }
         Some((count, self.past_gaps(at)))
+    }
+
+    /// As [`TimelineLog::past_gaps`], past damaged segments, too.
+    fn past_holes(&self, mut offset: Offset) -> Offset {
+        let damaged = |offset| self.damaged.iter().filter_map(Damaged::log).find(|range| range.contains(offset));
+        let gap = |offset| self.gaps.iter().map(|gap| gap.range).find(|range| range.contains(offset));
+        while let Some(hole) = gap(offset).or_else(|| damaged(offset)) {
+            offset = hole.end;
+        }
+        offset
+    }
+
+    /// Where the last log ends that is missing for good: a recorded gap, or a damaged segment
+    /// that streaming will not fetch again.
+    fn last_gap_end(&self) -> Option<Offset> {
+        let gap = self.gaps.last().map(|gap| gap.range.end);
+        let end = self.unbroken().map_or(Offset::ZERO, |(_, end)| end);
+        let lost = self.lost().map(|(range, _)| range).filter(|range| range.end <= end).map(|range| range.end);
+        gap.max(lost.max())
     }
 
     /// Where log can be had again when a recorded gap, or several in a row, hold `offset`.
@@ -153,12 +189,10 @@ impl SegmentInfo {
 
     /// The object that holds its bytes.
     #[must_use]
-    pub const fn object(&self, timeline: TimelineId) -> layout::ObjectName {
+    pub const fn object(&self, timeline: TimelineId) -> ObjectName {
         match self.holder {
-            Holder::Segment(codec) => {
-                layout::ObjectName::Segment { timeline, range: self.range, epoch: self.epoch, codec }
-            }
-            Holder::Tail => layout::ObjectName::Tail { timeline, start: self.range.start, epoch: self.epoch },
+            Holder::Segment(codec) => ObjectName::Segment { timeline, range: self.range, epoch: self.epoch, codec },
+            Holder::Tail => ObjectName::Tail { timeline, start: self.range.start, epoch: self.epoch },
         }
     }
 }
@@ -250,7 +284,7 @@ mod tests {
             log_file_bytes: 100,
             server_version: 15,
         };
-        Catalog { identity, timelines, bases: bases.to_vec() }.lacks_base()
+        Catalog { identity, timelines, bases: bases.to_vec(), damaged_bases: Vec::new() }.lacks_base()
     }
 
     #[test]

@@ -177,7 +177,8 @@ async fn stream_until(
 async fn wait_for_log(settings: &Settings, base: &BaseInfo, most: Duration) -> Result<bool> {
     let begun = Instant::now();
     loop {
-        let catalog = super::Opened::open(settings).await?.catalog().await?;
+        let opened = super::Opened::open(settings).await?;
+        let catalog = opened.archive.catalog(opened.engine.as_ref()).await?;
         if plan::restorable(&catalog, &base.id) {
             return Ok(true);
         }

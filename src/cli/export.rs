@@ -82,6 +82,8 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         }
     }
     progress.finish();
+    let lost: Vec<&str> =
+        catalog.timelines.values().flat_map(|log| log.lost()).map(|(_, d)| d.object.as_str()).collect();
     if settings.json {
         output::print_json(&done)?;
     } else {
@@ -92,6 +94,10 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             done.histories,
             args.dir.display()
         ))?;
+    }
+    if !lost.is_empty() {
+        return Err(Error::corruption(format!("log of damaged objects was not written: {}", lost.join(", ")))
+            .hint("put intact copies of them back from another copy of the store"));
     }
     let (Some(first), Some(last)) = (done.missing.first(), done.missing.last()) else { return Ok(ExitCode::SUCCESS) };
     Err(Error::new(

@@ -10,6 +10,7 @@ use super::Opened;
 use super::output::{self, size};
 use super::settings::Settings;
 use crate::catalog::Gap;
+use crate::catalog::damage::Damaged;
 use crate::error::Result;
 use crate::model::time::Timestamp;
 use crate::plan::{self, Window};
@@ -26,6 +27,7 @@ struct Document {
     windows: Vec<ShownWindow>,
     gaps: Vec<ShownGap>,
     restore_points: Vec<ShownPoint>,
+    damaged: Vec<Damaged>,
 }
 
 #[derive(Serialize)]
@@ -106,7 +108,9 @@ async fn gather(opened: &Opened) -> Result<Document> {
             base: window.base,
             end: position(window.range.end),
             broken_by: window.missing.map(|missing| {
-                format!("the log from {} to {} is missing", position(missing.range.start), position(missing.range.end))
+                let (start, end) = (position(missing.range.start), position(missing.range.end));
+                let damaged = if missing.damaged.is_empty() { "missing" } else { "damaged" };
+                format!("the log from {start} to {end} is {damaged}")
             }),
         }));
         gaps.extend(log.gaps.iter().map(|gap: &Gap| ShownGap {
@@ -130,6 +134,7 @@ async fn gather(opened: &Opened) -> Result<Document> {
         windows,
         gaps,
         restore_points,
+        damaged: catalog.damaged().cloned().collect(),
     })
 }
 
@@ -186,6 +191,12 @@ fn text(document: &Document) -> String {
                 vec![point.name.clone(), point.time.to_string(), point.timeline.to_string(), point.position.clone()]
             }),
         ));
+    }
+    if !document.damaged.is_empty() {
+        text.push_str("\ndamaged\n");
+        for damaged in &document.damaged {
+            text.push_str(&format!("  {}: {}\n    {}\n", damaged.object, damaged.problem, damaged.advice));
+        }
     }
     text
 }

@@ -10,6 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::catalog::Catalog;
 use crate::catalog::archive::Archive;
+use crate::catalog::damage::Damaged;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Kind, Result};
 
@@ -182,8 +183,11 @@ impl Opened {
         Ok(Self { archive, engine })
     }
 
+    /// What the archive holds; damaged objects are told on standard error.
     async fn catalog(&self) -> Result<Catalog> {
-        self.archive.catalog(self.engine.as_ref()).await
+        let catalog = self.archive.catalog(self.engine.as_ref()).await?;
+        catalog.damaged().for_each(Damaged::warn);
+        Ok(catalog)
     }
 }
 

@@ -8,6 +8,7 @@ use super::Opened;
 use super::archive::source_options;
 use super::output;
 use super::settings::{Settings, SlotArgs};
+use crate::catalog::damage::Damaged;
 use crate::engine::SlotStatus;
 use crate::error::{Kind, Result};
 use crate::model::time::{Clock, SystemClock, Timestamp};
@@ -33,6 +34,7 @@ struct Document {
     last_base: Option<String>,
     last_base_ended: Option<Timestamp>,
     gaps: usize,
+    damaged: Vec<Damaged>,
     source: Option<Source>,
     slot: Option<SlotStatus>,
     slot_error: Option<String>,
@@ -72,6 +74,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         last_base: base.map(|base| base.id.clone()),
         last_base_ended: base.map(|base| base.ended),
         gaps: catalog.timelines.values().map(|log| log.gaps.len()).sum(),
+        damaged: catalog.damaged().cloned().collect(),
         source: None,
         slot: None,
         slot_error: None,
@@ -126,6 +129,9 @@ fn text(document: &Document) -> String {
     text.push_str(&format!("complete up to    {}{age}\n", time(document.confirmed)));
     text.push_str(&format!("last base         {}\n", or_none(document.last_base.clone())));
     text.push_str(&format!("gaps              {}\n", document.gaps));
+    for damaged in &document.damaged {
+        text.push_str(&format!("damaged           {} ({})\n", damaged.object, damaged.advice));
+    }
     match (&document.source, &document.source_error) {
         (Some(source), _) => {
             let role = if source.standby { "standby" } else { "primary" };

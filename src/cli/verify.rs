@@ -8,11 +8,12 @@ use super::Opened;
 use super::output::{self, Progress, size};
 use super::settings::Settings;
 use crate::base;
+use crate::catalog::archive::bases;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, Holder, SegmentInfo};
 use crate::engine::{Detail, ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
-use crate::model::offset::Offset;
+use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
 use crate::plan;
 use crate::segment::read::{FooterRead, read_footer};
@@ -46,14 +47,12 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let mut walk = Walk { opened: &opened, read_data: args.read_data, found: Document::default() };
     walk.footers().await?;
-    if walk.found.problems.is_empty() {
-        // A catalog can only be made from sound footers.
-        match opened.catalog().await {
-            Ok(catalog) => walk.catalog(&catalog).await?,
-            Err(error) if error.kind() == Kind::Corruption => walk.found.problems.push(error.to_string()),
-            Err(error) => return Err(error),
-        }
+    let catalog = opened.archive.catalog(opened.engine.as_ref()).await;
+    let catalog = walk.note(catalog)?;
+    if let Some(catalog) = &catalog {
+        walk.catalog(catalog).await?;
     }
+    walk.bases(catalog.as_ref()).await?;
     let mut found = walk.found;
     found.read_data = args.read_data;
     found.sound = found.problems.is_empty();
@@ -82,10 +81,17 @@ impl Walk<'_> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.kind() == Kind::Corruption => {
-                self.found.problems.push(error.to_string());
+                self.problem(error.to_string());
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Notes a problem, once.
+    fn problem(&mut self, problem: String) {
+        if !self.found.problems.contains(&problem) {
+            self.found.problems.push(problem);
         }
     }
 
@@ -106,13 +112,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    async fn footer(
-        &self,
-        name: &str,
-        timeline: TimelineId,
-        range: crate::model::offset::OffsetRange,
-        epoch: u32,
-    ) -> Result<()> {
+    async fn footer(&self, name: &str, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<()> {
         let archive = &self.opened.archive;
         let expected = archive.expected(timeline, range, epoch);
         let mut want = FOOTER_GUESS_BYTES;
@@ -131,7 +131,7 @@ impl Walk<'_> {
         for (timeline, log) in &catalog.timelines {
             for pair in log.segments.windows(2) {
                 let [before, after] = pair else { continue };
-                if before.range.end == after.range.start {
+                if before.range.end >= after.range.start {
                     continue;
                 }
                 let cause = log
@@ -144,7 +144,14 @@ impl Walk<'_> {
                     engine.position(before.range.end),
                     engine.position(after.range.start)
                 );
+                let hole = OffsetRange::new(before.range.end, after.range.start);
+                let damaged = log.lost().find(|(lost, _)| lost.intersection(hole).is_some());
                 match cause {
+                    // It is a problem already.
+                    None if damaged.is_some() => {
+                        let object = damaged.map(|(_, damaged)| damaged.object.as_str()).unwrap_or_default();
+                        self.found.gaps.push(format!("{place} ({object} is damaged)"));
+                    }
                     Some(gap) => self.found.gaps.push(format!("{place} ({})", gap.cause)),
                     None => self.found.problems.push(format!("{place}: log is missing, and no gap was recorded")),
                 }
@@ -153,17 +160,34 @@ impl Walk<'_> {
                 self.log(*timeline, &log.segments).await?;
             }
         }
-        for info in &catalog.bases {
-            self.found.bases += 1;
-            let checked = base::verify::verify(&self.opened.archive, &info.id, self.read_data).await;
-            if let Some(checked) = self.note(checked)? {
-                self.found.packs += checked.packs;
-                self.found.bytes_read += checked.bytes_read;
-            }
-            if !plan::restorable(catalog, &info.id) {
-                self.found.gaps.push(format!("base {} cannot be restored: its log is not archived", info.id));
+        for damaged in catalog.damaged() {
+            // Bases and footers are looked at by themselves.
+            if damaged.log().is_none() && damaged.base().is_none() {
+                self.problem(damaged.problem.clone());
             }
         }
+        Ok(())
+    }
+
+    /// Every base that has a manifest, damaged or not.
+    async fn bases(&mut self, catalog: Option<&Catalog>) -> Result<()> {
+        let archive = &self.opened.archive;
+        let mut checked = base::verify::Checked::default();
+        for id in bases(archive).await? {
+            self.found.bases += 1;
+            let sound = base::verify::verify(archive, &id, self.read_data, &mut checked).await;
+            let sound = self.note(sound)?.is_some();
+            for problem in checked.problems.drain(..) {
+                self.problem(problem.to_string());
+            }
+            if let Some(catalog) = catalog.filter(|_| sound)
+                && !plan::restorable(catalog, &id)
+            {
+                self.found.gaps.push(format!("base {id} cannot be restored: its log is not archived"));
+            }
+        }
+        self.found.packs = checked.packs();
+        self.found.bytes_read += checked.bytes_read;
         Ok(())
     }
 

@@ -186,7 +186,7 @@ async fn index(opened: &Opened, timeline: TimelineId, files: &TimelineFiles, mad
     roll_up(&opened.archive, opened.engine.as_ref(), timeline, PUSHED).await
 }
 
-/// Whether the archive holds these very bytes already.
+/// Whether the archive holds these very bytes already, and sound.
 async fn is_archived(
     opened: &Opened,
     files: &TimelineFiles,
@@ -199,7 +199,15 @@ async fn is_archived(
     // What a tail holds is not in a segment yet.
     for part in parts.iter().take_while(|part| part.holder != Holder::Tail) {
         let Some(both) = range.intersection(part.range) else { continue };
-        let old = opened.archive.raw(timeline, part).await?;
+        let old = match opened.archive.raw(timeline, part).await {
+            // Under the same name nothing can be stored: that one a person must move away.
+            Err(error) if error.kind() == Kind::Corruption && part.epoch != PUSHED => {
+                // The file in hand is what it should hold.
+                tracing::error!(%error, hint = error.advice(), "what is archived of this file is damaged: it is stored again");
+                return Ok(false);
+            }
+            old => old?,
+        };
         if old[place(part.range.start, both)] != bytes[place(range.start, both)] {
             let name = opened.archive.object_of(timeline, part);
             return Err(Error::new(Kind::Fenced, format!("{name} holds other bytes than the file pushed now"))

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::catalog::{BaseInfo, Catalog};
+use crate::catalog::{BaseInfo, Catalog, TimelineLog};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::time::Timestamp;
 use crate::model::timeline::TimelineId;
@@ -22,6 +22,8 @@ pub struct Missing {
     pub range: OffsetRange,
     /// The cause, where the archiver recorded one.
     pub cause: Option<String>,
+    /// The damaged objects that should hold some of it.
+    pub damaged: Vec<String>,
 }
 
 impl std::fmt::Display for Missing {
@@ -53,7 +55,8 @@ pub struct Reach<'a> {
     /// The latest time in the summaries of its segments, which may be that of a
     /// transaction that is not on the path.
     pub(super) latest: Option<Timestamp>,
-    /// What is missing at `end`; `None` at the end of the archive's log.
+    /// What is missing at `end`; `None` at the end of the archive's log. What only a damaged
+    /// object held is missing even with no log behind it.
     pub missing: Option<Missing>,
 }
 
@@ -131,6 +134,7 @@ pub(super) fn reaches<'a>(catalog: &'a Catalog, path: &Path) -> Vec<Reach<'a>> {
             reach.certain = reach.certain.max(latest);
         }
     }
+    let end = stretch.as_ref().map(|ended| ended.end);
     if let Some(ended) = stretch {
         let stretch = reaches.get_mut(open..next).unwrap_or_default();
         close(stretch, &ended);
@@ -143,7 +147,23 @@ pub(super) fn reaches<'a>(catalog: &'a Catalog, path: &Path) -> Vec<Reach<'a>> {
             }
         }
     }
+    for (index, reach) in reaches.iter_mut().enumerate().skip(open) {
+        let at = if index < next { end.unwrap_or(reach.base.start) } else { reach.base.start };
+        reach.missing = damaged_behind(catalog, path, at);
+    }
     reaches
+}
+
+/// Log on the path from `at` on that only a damaged object held, where no log follows it.
+fn damaged_behind(catalog: &Catalog, path: &Path, at: Offset) -> Option<Missing> {
+    path.legs().iter().find_map(|leg| {
+        let lost = catalog.timelines.get(&leg.timeline)?.lost();
+        let (range, damaged) = lost
+            .filter_map(|(range, damaged)| Some((leg.range.intersection(range)?, damaged)))
+            .find(|(range, _)| range.end > at)?;
+        let range = OffsetRange::new(leg.range.start.max(at), range.end);
+        Some(Missing { timeline: leg.timeline, range, cause: None, damaged: vec![damaged.object.clone()] })
+    })
 }
 
 /// Up to when the log was known to be complete where a recorded gap begins.
@@ -178,7 +198,10 @@ fn missing(catalog: &Catalog, path: &Path, end: Offset, next: Offset) -> Missing
     let leg = path.leg_at(end);
     let timeline = leg.map_or(path.leaf(), |leg| leg.timeline);
     let range = OffsetRange::new(end, leg.map_or(next, |leg| leg.range.end.min(next)));
-    let gaps = catalog.timelines.get(&timeline).map(|log| log.gaps.as_slice()).unwrap_or_default();
+    let log = catalog.timelines.get(&timeline);
+    let gaps = log.map(|log| log.gaps.as_slice()).unwrap_or_default();
     let cause = gaps.iter().find(|gap| gap.range.intersection(range).is_some()).map(|gap| gap.cause.clone());
-    Missing { timeline, range, cause }
+    let lost = log.into_iter().flat_map(TimelineLog::lost).filter(|(lost, _)| lost.intersection(range).is_some());
+    let damaged = lost.map(|(_, damaged)| damaged.object.clone()).collect();
+    Missing { timeline, range, cause, damaged }
 }

@@ -9,6 +9,7 @@
 //! Relies on: the switch is the end of a whole record, as PostgreSQL's history files
 //! promise (`xlog.c`, `StartupXLOG`: the end of the last record replayed).
 
+use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, SegmentInfo};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
@@ -71,6 +72,12 @@ impl Path {
                     .hint("does `pitr archive` run? see `pitr status`")
             })?,
         };
+        let damaged = catalog.timelines.get(&leaf).into_iter().flat_map(|log| &log.damaged);
+        let mut history = damaged.filter(|damaged| matches!(damaged.is, ObjectName::History(_)));
+        if let Some(damaged) = history.next() {
+            let message = format!("where timeline {leaf} comes from is not known");
+            return Err(Refusal::new(Why::Unknown, message).damaged([damaged.object.clone()]));
+        }
         let mut legs = Vec::new();
         let mut from = Offset::ZERO;
         let history = catalog.timelines.get(&leaf).and_then(|log| log.history.as_ref());

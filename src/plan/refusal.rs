@@ -38,11 +38,14 @@ pub struct Refusal {
     pub nearest_after: Option<Timestamp>,
     /// What to do, beside asking for one of the nearest times.
     pub hint: Option<String>,
+    /// Damaged objects without which the target cannot be given back, or that may be all
+    /// that held it.
+    pub damaged: Vec<String>,
 }
 
 impl Refusal {
     pub(super) const fn new(why: Why, message: String) -> Self {
-        Self { why, message, nearest_before: None, nearest_after: None, hint: None }
+        Self { why, message, nearest_before: None, nearest_after: None, hint: None, damaged: Vec::new() }
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -60,7 +63,17 @@ impl Refusal {
         self
     }
 
-    /// As an error of [`Kind::NotRecoverable`], whose hint gives the nearest times.
+    pub(super) fn damaged(mut self, objects: impl IntoIterator<Item = String>) -> Self {
+        for object in objects {
+            if !self.damaged.contains(&object) {
+                self.damaged.push(object);
+            }
+        }
+        self
+    }
+
+    /// As an error of [`Kind::NotRecoverable`], or of [`Kind::Corruption`] where damaged
+    /// objects are the reason. Its hint gives the nearest times.
     #[must_use]
     pub fn into_error(self) -> Error {
         let times = match (self.nearest_before, self.nearest_after) {
@@ -68,8 +81,16 @@ impl Refusal {
             (Some(time), None) | (None, Some(time)) => Some(format!("the nearest recoverable time is {time}")),
             (Some(before), Some(after)) => Some(format!("the nearest recoverable times are {before} and {after}")),
         };
-        let hint: Vec<String> = times.into_iter().chain(self.hint).collect();
-        let error = Error::new(Kind::NotRecoverable, self.message);
+        let hint = times.into_iter().chain(self.hint);
+        let (error, hint): (Error, Vec<String>) = match self.damaged.as_slice() {
+            [] => (Error::new(Kind::NotRecoverable, self.message), hint.collect()),
+            objects => {
+                let are = if objects.len() == 1 { "is damaged" } else { "are damaged" };
+                let error = Error::corruption(format!("{}: {} {are}", self.message, objects.join(" and ")));
+                let cure = "put an intact copy of it back from another copy of the store; `pitr list` shows what can be restored without it";
+                (error, hint.chain([cure.to_owned()]).collect())
+            }
+        };
         if hint.is_empty() { error } else { error.hint(hint.join("; ")) }
     }
 }

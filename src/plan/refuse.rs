@@ -1,5 +1,6 @@
 //! The planner's refusals and notes: what it says, not what it decides.
 
+use crate::catalog::{Codec, Holder, SegmentInfo, TimelineLog};
 use crate::model::offset::Offset;
 use crate::model::time::Timestamp;
 use crate::model::timeline::TimelineId;
@@ -10,13 +11,21 @@ use super::{Path, Planner, Point, window};
 
 const EVERYTHING: &str = "use `--target latest` for everything the archive holds";
 
+/// Not less than the name of any base that began by `time`.
+fn base_name(time: Timestamp) -> String {
+    let digits = time.to_string().chars().filter(|c| !matches!(c, '-' | ':')).collect::<String>();
+    // 20261120T212837.123456Z; what follows the second in a name is `Z-` and more.
+    digits.split('.').next().map(|second| format!("{second}Z~")).unwrap_or(digits)
+}
+
 impl Planner<'_> {
     /// No base backup on the path can be made consistent.
     pub(super) fn no_base(&self) -> Refusal {
         let leaf = self.path.leaf();
         let Some(reach) = self.reaches.last() else {
             return Refusal::new(Why::NoBase, format!("no base backup leads to timeline {leaf}"))
-                .hint("take one with `pitr backup`");
+                .hint("take one with `pitr backup`")
+                .damaged(self.damaged_bases(|_| true));
         };
         let base = reach.base;
         match &reach.missing {
@@ -24,7 +33,8 @@ impl Planner<'_> {
                 Why::NoBase,
                 format!("base backup {} needs the log up to {}, but {missing}", base.id, base.end),
             )
-            .hint("take a new base backup with `pitr backup`"),
+            .hint("take a new base backup with `pitr backup`")
+            .damaged(missing.damaged.iter().cloned().chain(self.damaged_bases(|_| true))),
             None => Refusal::new(
                 Why::NoBase,
                 format!(
@@ -32,14 +42,62 @@ impl Planner<'_> {
                     base.id, base.end, reach.boundary
                 ),
             )
-            .hint("does `pitr archive` run? see `pitr status`"),
+            .hint("does `pitr archive` run? see `pitr status`")
+            .damaged(self.damaged_bases(|_| true)),
         }
+    }
+
+    /// The manifests of damaged bases of these names.
+    fn damaged_bases(&self, which: impl Fn(&str) -> bool) -> impl Iterator<Item = String> {
+        let bases = self.catalog.damaged_bases.iter().filter(move |damaged| damaged.base().is_some_and(&which));
+        bases.map(|damaged| damaged.object.clone())
+    }
+
+    /// What is damaged of that with which `time` might be given back: the log that the last
+    /// base before it lacks, and bases between the two.
+    fn damaged_before(&self, time: Timestamp) -> Vec<String> {
+        let last = self.reaches.iter().filter(|reach| reach.base.ended <= time).max_by_key(|reach| reach.base.ended);
+        let missing = last.and_then(|reach| reach.missing.as_ref());
+        let after = last.map_or_else(String::new, |reach| reach.base.id.clone());
+        // A base's name begins with the time at which it began.
+        let until = base_name(time);
+        let bases = self.damaged_bases(move |id| after.as_str() < id && id <= until.as_str());
+        missing.map(|missing| missing.damaged.clone()).unwrap_or_default().into_iter().chain(bases).collect()
+    }
+
+    /// Segments on the path that are damaged and may hold the locator's point.
+    fn damaged_log(&self) -> Vec<String> {
+        let may_hold = |range| {
+            let info = SegmentInfo {
+                range,
+                boundary: range.end,
+                epoch: 0,
+                transactions: u32::MAX,
+                times: None,
+                ids: Some((0, u64::MAX)),
+                holder: Holder::Segment(Codec::Lz4),
+            };
+            self.locator.is_none_or(|locator| locator.may_hold(&info))
+        };
+        let mut objects = Vec::new();
+        for leg in self.path.legs() {
+            let lost = self.catalog.timelines.get(&leg.timeline).into_iter().flat_map(TimelineLog::lost);
+            let lost = lost.filter(|(range, _)| leg.range.intersection(*range).is_some() && may_hold(*range));
+            objects.extend(lost.map(|(_, damaged)| damaged.object.clone()));
+        }
+        objects
     }
 
     /// There is log behind a gap, and no base backup to begin with there.
     pub(super) fn broken(&self, reach: &Reach<'_>, missing: &super::Missing) -> Refusal {
-        let refusal = Refusal::new(Why::InGap, format!("there is log after a gap but no base backup: {missing}"))
-            .hint("take a new base backup with `pitr backup`");
+        let what = if missing.damaged.is_empty() {
+            "there is log after a gap but no base backup"
+        } else {
+            "no base backup leads past damaged log"
+        };
+        let refusal = Refusal::new(Why::InGap, format!("{what}: {missing}"))
+            .hint("take a new base backup with `pitr backup`")
+            .damaged(missing.damaged.iter().cloned());
         refusal.nearest(reach.known.filter(|known| *known >= reach.base.ended), None)
     }
 
@@ -75,6 +133,10 @@ impl Planner<'_> {
                 |before| format!("its log is complete up to {before}"),
             );
             Refusal::new(Why::AfterEnd, format!("{time} is after the end of the archive: {end}")).hint(EVERYTHING)
+        };
+        let refusal = match refusal.why {
+            Why::BeforeFirstBase | Why::InGap | Why::AfterEnd => refusal.damaged(self.damaged_before(time)),
+            _ => refusal,
         };
         self.elsewhere(refusal.nearest(before, after), time)
     }
@@ -114,17 +176,21 @@ impl Planner<'_> {
     pub(super) fn no_offset(&self, cut: Offset, what: &str) -> Refusal {
         let Some(first) = self.reaches.iter().find(|reach| reach.usable()) else { return self.no_base() };
         if cut < first.base.end {
+            let lost = self.reaches.iter().filter(|reach| !reach.usable() && reach.base.end <= cut);
+            let lost = lost.filter_map(|reach| reach.missing.as_ref()).flat_map(|missing| missing.damaged.clone());
             return Refusal::new(
                 Why::BeforeFirstBase,
                 format!("{what} lies at {cut}, before the first base backup is consistent, at {}", first.base.end),
             )
-            .nearest(None, Some(first.base.ended));
+            .nearest(None, Some(first.base.ended))
+            .damaged(lost.chain(self.damaged_bases(|id| id < first.base.id.as_str())));
         }
         let broken =
             self.reaches.iter().rev().filter(|reach| reach.base.end <= cut).find_map(|reach| reach.missing.as_ref());
         match broken {
             Some(missing) => {
                 Refusal::new(Why::InGap, format!("{what} lies at {cut}, which no base backup reaches: {missing}"))
+                    .damaged(missing.damaged.iter().cloned())
             }
             None => Refusal::new(Why::AfterEnd, format!("{what} lies at {cut}, after the end of the archive"))
                 .hint(EVERYTHING),
@@ -139,7 +205,8 @@ impl Planner<'_> {
         let refusal = Refusal::new(
             Why::Unknown,
             format!("restore point {name:?} is not in the archive's log of timeline {leaf}"),
-        );
+        )
+        .damaged(self.damaged_log());
         if let Some((timeline, _)) = points().find(|(_, p)| p.name == name) {
             return refusal.hint(format!("timeline {timeline} holds one: use `--target-timeline {timeline}`"));
         }
@@ -163,7 +230,8 @@ impl Planner<'_> {
         let refusal = Refusal::new(
             Why::Unknown,
             format!("{term} {value} is not in the log that can be restored on timeline {}", self.path.leaf()),
-        );
+        )
+        .damaged(self.damaged_log());
         let ranges: Vec<String> = windows.iter().map(|w| w.range.to_string()).collect();
         if ranges.is_empty() {
             refusal.hint(EVERYTHING)

@@ -33,7 +33,10 @@ impl World {
             log_file_bytes: FILE,
             server_version: 1,
         };
-        Self { catalog: Catalog { identity, timelines: BTreeMap::new(), bases: Vec::new() }, marks: BTreeMap::new() }
+        Self {
+            catalog: Catalog { identity, timelines: BTreeMap::new(), bases: Vec::new(), damaged_bases: Vec::new() },
+            marks: BTreeMap::new(),
+        }
     }
 
     /// A timeline whose log begins at `start`, is cut into segments at `ends`, and

@@ -90,7 +90,7 @@ impl Run<'_> {
             let base = loop {
                 let taken = task.run(&BaseOptions { label: "pitr".into(), fast_checkpoint: true }).await;
                 let lacking = match &taken {
-                    Ok(_) => archive.catalog_to_stream(engine.as_ref()).await.map(|catalog| catalog.lacks_base()),
+                    Ok(_) => archive.catalog(engine.as_ref()).await.map(|catalog| catalog.lacks_base()),
                     Err(_) => Ok(true),
                 };
                 match taken.and_then(|base| Ok((base, lacking?))) {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Run, resume};
+use super::Run;
+use super::resume::{self, Led};
 use crate::catalog::layout::ObjectName;
-use crate::catalog::{Catalog, Gap};
+use crate::catalog::{Catalog, Gap, Holder};
 use crate::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
@@ -29,7 +30,9 @@ impl Run<'_> {
             // The session may have stored some, and there may be log behind the hole.
             start = end.max(asked);
             next = log.segments.get(count).map(|segment| segment.range.start);
-            self.close_tail(&catalog, timeline).await?;
+            if log.segments.iter().take(count).any(|segment| segment.holder == Holder::Tail) {
+                self.close_tail(&catalog, timeline).await?;
+            }
         }
         let range = OffsetRange::new(start, next.map_or(there, |next| next.min(there)));
         if range.start >= range.end {
@@ -47,14 +50,18 @@ impl Run<'_> {
         let object = ObjectName::Gap { timeline, range, epoch: self.epoch.number() };
         let body = serde_json::to_vec_pretty(&gap).map_err(|e| Error::failure("cannot write a gap").because(e))?;
         self.archive.store.create(&self.archive.layout.name(&object), vec![Bytes::from(body)]).await?;
-        self.want_base(&self.catalog().await?);
+        let catalog = self.catalog().await?;
+        self.want_base(&catalog);
         Ok(())
     }
 
     /// Seals the tail at the end of the log: log is to come behind a gap.
     async fn close_tail(&self, catalog: &Catalog, timeline: TimelineId) -> Result<()> {
         let (engine, compression) = (self.archiver.engine.as_ref(), self.archiver.settings.compression);
-        let ready = resume::at_end(&self.archive, engine, catalog, timeline, &self.epoch, compression).await?;
+        let ready = match resume::at_end(&self.archive, engine, catalog, timeline, &self.epoch, compression).await? {
+            Led::Ready(ready) => *ready,
+            Led::Damaged(_, error) => return Err(error),
+        };
         if let Some(tail) = ready.carried {
             let epoch = self.epoch.number();
             self.archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;

@@ -5,6 +5,7 @@
 //! and begins again after whatever went wrong. [`session`] is one stream on one timeline,
 //! [`writer`] the stage that makes bytes durable.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 
 /// How long a slot may stay in use by a connection that has just died.
 const SLOT_BUSY_MAX: Duration = Duration::from_secs(15);
+
+/// Who claims an archiver's epoch, for people.
+const CLAIMED_BY: &str = "pitr archive";
 
 /// How the log is archived.
 #[derive(Clone, Debug)]
@@ -102,6 +106,10 @@ struct Run<'a> {
     base_wanted: bool,
     /// Where the server's log ended when we came: what catching up means.
     log_end: Offset,
+    /// Damaged objects that were told.
+    told: BTreeSet<String>,
+    /// Segments whose footers are sound and whose bytes are not, with what is wrong.
+    unreadable: BTreeMap<String, String>,
 }
 
 impl Archiver {
@@ -131,7 +139,7 @@ impl Archiver {
         let Some(server) = unless_stopped(&stop, source.identify()).await else { return Ok(()) };
         let server = server?;
         let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
-        let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), "pitr archive").await?;
+        let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), CLAIMED_BY).await?;
         let (store, now) = (Arc::clone(&archive.store), self.clock.now());
         tokio::spawn(async move {
             match store.sweep(now).await {
@@ -152,6 +160,8 @@ impl Archiver {
             base: None,
             base_wanted: false,
             log_end: server.log_end,
+            told: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
         };
         let result = run.keep_streaming(source, server).await;
         if let Some(base) = run.base.take() {
@@ -245,7 +255,15 @@ impl Run<'_> {
         self.goal.send_replace(goal);
     }
 
-    async fn catalog(&self) -> Result<Catalog> {
-        self.archive.catalog_to_stream(self.archiver.engine.as_ref()).await
+    /// What the archive holds; each damaged object is told once.
+    async fn catalog(&mut self) -> Result<Catalog> {
+        let engine = self.archiver.engine.as_ref();
+        let catalog = self.archive.catalog_without(engine, &self.unreadable).await?;
+        for damaged in catalog.damaged() {
+            if self.told.insert(damaged.object.clone()) {
+                damaged.warn();
+            }
+        }
+        Ok(catalog)
     }
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::resume::{self, Ready};
+use super::resume::{self, Led, Ready};
 use super::session::{self, End};
 use super::whence::{Whence, whence};
-use super::{Run, unless_stopped, writer};
+use super::{CLAIMED_BY, Run, unless_stopped, writer};
+use crate::catalog::fence;
+use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, TimelineLog};
 use crate::engine::{Detail, ScanStart, Source};
 use crate::error::{Error, Kind, Result};
@@ -47,7 +49,8 @@ impl Run<'_> {
     pub(super) async fn pass(&mut self, connected: Option<(Box<dyn Source>, ServerState)>) -> Result<Pass> {
         let stop = self.until.stop.clone();
         let Some(begun) = unless_stopped(&stop, self.begin(connected)).await else { return Ok(Pass::Done) };
-        let Begun { mut source, server, slot_start, history, catalog, timeline, ready } = begun?;
+        let Some(begun) = begun? else { return Ok(Pass::Again) };
+        let Begun { mut source, server, slot_start, history, catalog, timeline, ready } = begun;
         let start = ready.start;
         tracing::info!(timeline = timeline.0, from = %self.archiver.engine.position(start), "streaming");
         if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -83,8 +86,9 @@ impl Run<'_> {
         }
     }
 
-    /// Asks the server who it is, and has it stream from where the archive ends.
-    async fn begin(&self, connected: Option<(Box<dyn Source>, ServerState)>) -> Result<Begun> {
+    /// Asks the server who it is, and has it stream from where the archive ends; `None` when
+    /// a segment there proved damaged, without which the archive ends elsewhere.
+    async fn begin(&mut self, connected: Option<(Box<dyn Source>, ServerState)>) -> Result<Option<Begun>> {
         let engine = Arc::clone(&self.archiver.engine);
         let (mut source, server) = match connected {
             Some(connected) => connected,
@@ -113,14 +117,40 @@ impl Run<'_> {
             Whence::Start(timeline, offset) => (timeline, self.fresh(timeline, offset)),
             Whence::EndOf(timeline) => {
                 let compression = self.archiver.settings.compression;
-                let ready =
-                    resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression)
-                        .await?;
-                (timeline, ready)
+                let led = resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression)
+                    .await?;
+                match led {
+                    Led::Ready(ready) => (timeline, *ready),
+                    Led::Damaged(segment, error) => {
+                        let name = self.archive.object_of(timeline, &segment);
+                        if self.unreadable.insert(name, error.to_string()).is_some() {
+                            return Err(error);
+                        }
+                        return Ok(None);
+                    }
+                }
             }
         };
+        self.outrank_damaged(&catalog, timeline, ready.start).await?;
         source.stream(&self.resume(timeline, ready.start)).await?;
-        Ok(Begun { source, server, slot_start, history, catalog, timeline, ready })
+        Ok(Some(Begun { source, server, slot_start, history, catalog, timeline, ready }))
+    }
+
+    /// What is streamed again because its segment is damaged gets other names than that: one
+    /// of our own epoch calls for a new one.
+    async fn outrank_damaged(&mut self, catalog: &Catalog, timeline: TimelineId, start: Offset) -> Result<()> {
+        let log = catalog.timelines.get(&timeline);
+        let again = log.into_iter().flat_map(|log| &log.damaged).filter(|damaged| match damaged.is {
+            ObjectName::Segment { range, epoch, .. } => range.end > start && epoch >= self.epoch.number(),
+            _ => false,
+        });
+        if again.count() == 0 {
+            return Ok(());
+        }
+        let store = self.archive.store.as_ref();
+        self.epoch.check(store).await?;
+        self.epoch = fence::claim(store, &self.archive.layout, self.archiver.clock.as_ref(), CLAIMED_BY).await?;
+        Ok(())
     }
 
     fn resume(&self, timeline: TimelineId, offset: Offset) -> Resume {
@@ -161,6 +191,7 @@ impl Run<'_> {
             scanner: ready.scanner,
             start: ready.start,
             log_end,
+            acknowledged: catalog.timelines.get(&timeline).and_then(TimelineLog::damaged_end).unwrap_or(Offset::ZERO),
             confirms,
             carried: ready.carried,
             file_segments: ready.file_segments,

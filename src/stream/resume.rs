@@ -7,7 +7,7 @@ use crate::catalog::fence::Epoch;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, Holder, SegmentInfo, TimelineLog};
 use crate::engine::{Detail, Engine, ScanStart, Scanner};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
@@ -29,10 +29,22 @@ pub struct Ready {
     pub file_segments: Vec<SegmentInfo>,
 }
 
+/// What came of making ready.
+pub enum Led {
+    /// Streaming can go on.
+    Ready(Box<Ready>),
+    /// A segment whose bytes are needed proved damaged: without it, streaming goes on
+    /// elsewhere.
+    Damaged(SegmentInfo, Error),
+}
+
+/// A scanner, or the damaged segment that it had to read.
+type Lead = Result<Box<dyn Scanner>, (SegmentInfo, Error)>;
+
 /// Leads a scanner to the end of `timeline` in the archive.
 ///
 /// # Errors
-/// [`crate::Kind::Corruption`] when the last segments are not what was written.
+/// From the store.
 pub async fn at_end(
     archive: &Archive,
     engine: &dyn Engine,
@@ -40,7 +52,7 @@ pub async fn at_end(
     timeline: TimelineId,
     epoch: &Epoch,
     compression: Compression,
-) -> Result<Ready> {
+) -> Result<Led> {
     let Some((log, (count, _))) = catalog.timelines.get(&timeline).and_then(|log| Some((log, log.unbroken()?))) else {
         return Err(Error::failure(format!("timeline {timeline} holds no log to go on from")));
     };
@@ -51,7 +63,10 @@ pub async fn at_end(
     for i in 0..count {
         let (before, tail) = segments.split_at(i);
         let Some(tail) = tail.first().copied().filter(|s| s.holder == Holder::Tail) else { continue };
-        let scanner = lead(archive, engine, timeline, before, Some(tail.range.start)).await?;
+        let scanner = match lead(archive, engine, timeline, before, Some(tail.range.start)).await? {
+            Ok(scanner) => scanner,
+            Err((segment, error)) => return Ok(Led::Damaged(segment, error)),
+        };
         let (scanner, mut tail) = read_tail(archive, engine, timeline, &tail, scanner).await?;
         if i == last {
             tail.confirmed = log.confirmed;
@@ -71,7 +86,10 @@ pub async fn at_end(
     settle(archive, timeline, closed).await?;
     let (scanner, carried) = match carried {
         Some((scanner, tail)) => (scanner, Some(tail)),
-        None => (lead(archive, engine, timeline, closed, None).await?, None),
+        None => match lead(archive, engine, timeline, closed, None).await? {
+            Ok(scanner) => (scanner, None),
+            Err((segment, error)) => return Ok(Led::Damaged(segment, error)),
+        },
     };
     let start = end.unwrap_or_else(|| scanner.offset());
     let file = start.floor_to(archive.identity.log_file_bytes);
@@ -79,9 +97,10 @@ pub async fn at_end(
     if let Some(tail) = &carried
         && scanner.boundary() < start
     {
-        return Ok(whole_records_only(engine, archive, timeline, scanner.as_ref(), tail, file_segments));
+        let ready = whole_records_only(engine, archive, timeline, scanner.as_ref(), tail, file_segments);
+        return Ok(Led::Ready(Box::new(ready)));
     }
-    Ok(Ready { scanner, start, carried, file_segments })
+    Ok(Led::Ready(Box::new(Ready { scanner, start, carried, file_segments })))
 }
 
 /// The bytes of a tail and what they hold; `scanner` stands at its start.
@@ -172,16 +191,16 @@ async fn lead(
     timeline: TimelineId,
     closed: &[SegmentInfo],
     next: Option<Offset>,
-) -> Result<Box<dyn Scanner>> {
+) -> Result<Lead> {
     let scanner = |start| engine.scanner(&archive.identity, timeline, start, Detail::Marks);
     let last = closed.last().filter(|last| next.is_none_or(|next| next == last.range.end));
     let Some(last) = last else {
         let start = next.ok_or_else(|| Error::failure(format!("timeline {timeline} holds no log to go on from")))?;
-        return Ok(scanner(ScanStart::LogFile(start)));
+        return Ok(Ok(scanner(ScanStart::LogFile(start))));
     };
     let boundary = last.boundary;
     if boundary == last.range.end {
-        return Ok(scanner(ScanStart::Boundary(boundary)));
+        return Ok(Ok(scanner(ScanStart::Boundary(boundary))));
     }
     // The record that crosses the end began at `boundary`, perhaps some segments before.
     let from = closed.iter().rposition(|s| s.range.contains(boundary)).unwrap_or(closed.len() - 1);
@@ -192,9 +211,14 @@ async fn lead(
     };
     let mut marks = Vec::new();
     for segment in closed.get(from..).unwrap_or_default() {
-        let bytes = archive.raw(timeline, segment).await?;
+        let bytes = match archive.raw(timeline, segment).await {
+            Err(error) if error.kind() == Kind::Corruption && segment.holder != Holder::Tail => {
+                return Ok(Err((*segment, error)));
+            }
+            bytes => bytes?,
+        };
         let skip = usize::try_from(scanner.offset().since(segment.range.start)).unwrap_or(usize::MAX);
         scanner.feed(bytes.get(skip..).unwrap_or_default(), &mut marks)?;
     }
-    Ok(scanner)
+    Ok(Ok(scanner))
 }

@@ -31,7 +31,7 @@ pub async fn indexed(archive: &Archive, timeline: TimelineId) -> Result<Offset> 
 /// # Errors
 /// From the store.
 pub async fn roll_up(archive: &Archive, engine: &dyn Engine, timeline: TimelineId, epoch: u32) -> Result<()> {
-    let mut catalog = archive.catalog_to_stream(engine).await?;
+    let mut catalog = archive.catalog(engine).await?;
     let Some(log) = catalog.timelines.get_mut(&timeline) else { return Ok(()) };
     while let Some(range) = index::due(log) {
         let rolled = Index::of(log, timeline, range, epoch);

@@ -30,6 +30,9 @@ pub enum Whence {
 /// [`crate::Kind::Config`] when the server's history and the archive's part ways in a
 /// manner that only a person can judge.
 pub fn whence(catalog: &Catalog, server: &ServerState, history: Option<&History>) -> Result<Whence> {
+    if catalog.timelines.values().all(|log| log.segments.is_empty()) {
+        return Ok(Whence::Empty);
+    }
     let Some(newest) = catalog.newest_timeline() else { return Ok(Whence::Empty) };
     if newest > server.timeline {
         return Err(Error::config(format!(
@@ -106,7 +109,7 @@ mod tests {
                 holder: Holder::Segment(Codec::Lz4),
             });
         }
-        Catalog { identity: identity(), timelines, bases: Vec::new() }
+        Catalog { identity: identity(), timelines, bases: Vec::new(), damaged_bases: Vec::new() }
     }
 
     fn server(timeline: u32) -> ServerState {
@@ -217,6 +220,40 @@ mod tests {
         let mut holed = catalog(&[(1, 100, 200), (1, 300, 400), (1, 400, 500)]);
         holed.timelines.get_mut(&TimelineId(1)).unwrap().indexes = vec![OffsetRange::new(Offset(100), Offset(400))];
         assert_eq!(holed.timelines[&TimelineId(1)].unbroken(), Some((3, Offset(500))));
+    }
+
+    fn set_aside(catalog: &mut Catalog, timeline: u32, nth: usize) {
+        let timeline = TimelineId(timeline);
+        let log = catalog.timelines.get_mut(&timeline).unwrap();
+        let segment = log.segments[nth];
+        let layout = crate::catalog::layout::Layout::new("main".parse().unwrap());
+        let error = Error::corruption("rubbish");
+        let damaged = crate::catalog::damage::Damaged::new(&layout, segment.object(timeline), error).unwrap();
+        log.set_aside(&segment, damaged);
+    }
+
+    #[test]
+    fn a_damaged_segment_deep_in_the_past_is_no_hole() {
+        let mut catalog = catalog(&[(1, 100, 200), (1, 200, 300), (1, 300, 400)]);
+        set_aside(&mut catalog, 1, 1);
+        assert_eq!(whence(&catalog, &server(1), None).unwrap(), Whence::EndOf(TimelineId(1)));
+        assert_eq!(catalog.timelines[&TimelineId(1)].unbroken(), Some((2, Offset(400))));
+        assert!(catalog.lacks_base());
+    }
+
+    #[test]
+    fn a_damaged_last_segment_is_streamed_again() {
+        let mut holed = catalog(&[(1, 100, 200), (1, 200, 300), (1, 300, 400)]);
+        set_aside(&mut holed, 1, 2);
+        assert_eq!(holed.timelines[&TimelineId(1)].unbroken(), Some((2, Offset(300))));
+        assert_eq!(whence(&holed, &server(1), None).unwrap(), Whence::EndOf(TimelineId(1)));
+        let mut orphan = catalog(&[(1, 100, 400), (2, 300, 450)]);
+        orphan.timelines.get_mut(&TimelineId(2)).unwrap().history = Some(history(2, &[(1, 370)]));
+        set_aside(&mut orphan, 2, 0);
+        let answer = whence(&orphan, &server(2), Some(&history(2, &[(1, 370)]))).unwrap();
+        assert_eq!(answer, Whence::Start(TimelineId(2), Offset(300)));
+        // The archive has followed to timeline 2, whatever has become of its log.
+        assert_eq!(whence(&orphan, &server(1), None).unwrap_err().kind().exit_code(), 5);
     }
 
     #[test]

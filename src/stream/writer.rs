@@ -27,7 +27,7 @@ use super::tail::{Spare, Tail, make_spare};
 use crate::catalog::index;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Holder, SegmentInfo};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::mark::Mark;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
@@ -63,6 +63,8 @@ struct Shared {
     tracker: Mutex<AckTracker>,
     progress: watch::Sender<Progress>,
     failure: Mutex<Option<Error>>,
+    /// Only what lies behind this is told.
+    acknowledged: Offset,
 }
 
 impl Shared {
@@ -71,18 +73,20 @@ impl Shared {
         let start = setup.carried.as_ref().map_or(setup.start, |carried| carried.start);
         // What a tail holds is told only once it is durable under our own hand; until then
         // nothing is, for a position told to the server must never go back.
-        let durable = if setup.carried.is_some() { Offset::ZERO } else { boundary.min(start) };
+        let durable = boundary.min(start);
+        let untold = setup.carried.is_some() || durable < setup.acknowledged;
+        let durable = if untold { Offset::ZERO } else { durable };
         let (progress, receiver) = watch::channel(Progress { received: setup.start, durable, newest: None });
         let tracker = Mutex::new(AckTracker::new(start, boundary.min(start)));
-        (Arc::new(Self { tracker, progress, failure: Mutex::new(None) }), receiver)
+        (Arc::new(Self { tracker, progress, failure: Mutex::new(None), acknowledged: setup.acknowledged }), receiver)
     }
 
     fn durable(&self, range: OffsetRange, boundary: Offset, newest: Option<Timestamp>) {
         let durable = self.tracker.lock().unwrap_or_else(PoisonError::into_inner).durable(range, boundary);
         self.progress.send_if_modified(|progress| {
-            let changed = durable > progress.durable;
-            progress.durable = progress.durable.max(durable);
+            let changed = durable > progress.durable && durable >= self.acknowledged;
             if changed {
+                progress.durable = durable;
                 progress.newest = progress.newest.max(newest);
             }
             changed
@@ -421,14 +425,21 @@ impl Writer {
         let early = parts.iter().any(|part| self.setup.limits.end_of(part.range.start) != part.range.end);
         if early {
             self.wait_for_uploads(0)?;
-            self.runtime.block_on(compact(
+            let compacted = self.runtime.block_on(compact(
                 &self.setup.archive,
                 self.setup.timeline,
                 &parts,
                 &self.setup.limits,
                 self.setup.epoch.number(),
                 self.setup.compression,
-            ))?;
+            ));
+            match compacted {
+                // The small ones stay as they are. The log to come needs none of them.
+                Err(error) if error.kind() == Kind::Corruption => {
+                    tracing::error!(%error, hint = error.advice(), "small segments of a log file are not joined");
+                }
+                compacted => drop(compacted?),
+            }
         }
         if self.setup.unindexed >= index::NARROW {
             self.wait_for_uploads(0)?;

@@ -292,7 +292,7 @@ fn a_restore_into_the_store_or_around_it_is_refused() {
 type Change = fn(&mut Vec<u8>);
 
 /// Rewrites a stored object, which nobody may do.
-fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let original = std::fs::read(path).unwrap();
     let mut bytes = original.clone();
     change(&mut bytes);
@@ -301,7 +301,7 @@ fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     original
 }
 
-fn file_name(segment: &SegmentFile) -> String {
+pub fn file_name(segment: &SegmentFile) -> String {
     segment.path.file_name().unwrap().to_string_lossy().into_owned()
 }
 

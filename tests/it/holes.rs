@@ -132,7 +132,7 @@ fn a_damaged_base_does_not_stop_streaming() {
     let manifest = base.join("manifest.json");
     std::fs::remove_file(&manifest).unwrap();
     std::fs::write(&manifest, "{").unwrap();
-    pitr.run(["list"]).exit(13).says(&["manifest.json"]);
+    pitr.ok(["list"]).says(&["manifest.json"]);
     mark(&server);
     let end = server.switch_wal();
     // With the only base gone it also takes another.

@@ -18,6 +18,7 @@ mod base;
 mod cli;
 mod connect;
 mod crash;
+mod damage;
 mod failover;
 mod harness;
 mod holes;

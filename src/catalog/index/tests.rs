@@ -182,3 +182,20 @@ fn an_index_ends_at_a_hole_that_nobody_recorded() {
     assert_eq!(Index::of(&log, TimelineId(1), first, 1).segments.len(), NARROW);
     assert_eq!(due(&log), None);
 }
+
+/// A damaged segment may yet be put back, and then it has to be seen.
+#[test]
+fn no_index_covers_a_damaged_segment() {
+    let mut log = TimelineLog { segments: ordinary(1, 3 * NARROW as u64), ..TimelineLog::default() };
+    let first = due(&log).unwrap();
+    log.indexes.push(first);
+    let segment = log.segments[NARROW + 5];
+    let layout = crate::catalog::layout::Layout::new("main".parse().unwrap());
+    let error = Error::corruption("rubbish");
+    let damaged = crate::catalog::damage::Damaged::new(&layout, segment.object(TimelineId(1)), error).unwrap();
+    assert!(due(&log).is_some());
+    log.set_aside(&segment, damaged);
+    assert_eq!(due(&log), None);
+    log.segments.insert(NARROW + 5, SegmentInfo { epoch: 2, ..segment });
+    assert!(due(&log).is_some(), "another one holds its log");
+}

@@ -12,7 +12,7 @@ use crate::model::offset::OffsetRange;
 use crate::model::timeline::TimelineId;
 
 /// A segment, as its name tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Named {
     pub(super) range: OffsetRange,
     pub(super) epoch: u32,
@@ -20,16 +20,26 @@ pub(super) struct Named {
 }
 
 impl Named {
+    pub(super) const fn object(&self, timeline: TimelineId) -> ObjectName {
+        ObjectName::Segment { timeline, range: self.range, epoch: self.epoch, codec: self.codec }
+    }
+
     pub(super) fn name(&self, layout: &Layout, timeline: TimelineId) -> String {
-        layout.name(&ObjectName::Segment { timeline, range: self.range, epoch: self.epoch, codec: self.codec })
+        layout.name(&self.object(timeline))
     }
 }
 
-/// The segments that count, in order and without overlap.
+/// The segments that count, in order and without overlap; `damaged` are the ranges of those
+/// that are none of `all` because they proved damaged.
 ///
 /// # Errors
 /// [`crate::Kind::Corruption`] naming two objects that contradict each other.
-pub(super) fn resolve(layout: &Layout, timeline: TimelineId, mut all: Vec<Named>) -> Result<Vec<Named>> {
+pub(super) fn resolve(
+    layout: &Layout,
+    timeline: TimelineId,
+    mut all: Vec<Named>,
+    damaged: &[OffsetRange],
+) -> Result<Vec<Named>> {
     all.sort_unstable_by_key(|s| (s.range.start, std::cmp::Reverse(s.range.end), std::cmp::Reverse(s.epoch), s.codec));
     let mut left_out: Vec<(Named, Named)> = Vec::new();
     let kept = loop {
@@ -43,8 +53,10 @@ pub(super) fn resolve(layout: &Layout, timeline: TimelineId, mut all: Vec<Named>
             Err((a, b)) => return Err(contradiction(layout, timeline, a, b)),
         }
     };
+    let mut known: Vec<OffsetRange> = kept.iter().map(|s| s.range).chain(damaged.iter().copied()).collect();
+    known.sort_unstable();
     for (out, by) in left_out {
-        if !holds(&kept, out.range) {
+        if !holds(&known, out.range) {
             return Err(contradiction(layout, timeline, out, by));
         }
     }
@@ -64,20 +76,16 @@ fn sweep(all: &[Named]) -> Result<Vec<Named>, (Named, Named)> {
     Ok(kept)
 }
 
-/// Whether the segments hold every byte of the range.
-fn holds(kept: &[Named], range: OffsetRange) -> bool {
-    let first = kept.partition_point(|s| s.range.end <= range.start);
-    let mut at = range.start;
-    for segment in kept.iter().skip(first) {
-        if segment.range.start > at {
-            return false;
+/// Whether the ranges, in order of their start, hold every byte of `wanted`.
+fn holds(ranges: &[OffsetRange], wanted: OffsetRange) -> bool {
+    let mut at = wanted.start;
+    for range in ranges {
+        if range.start > at || at >= wanted.end {
+            break;
         }
-        at = segment.range.end;
-        if at >= range.end {
-            return true;
-        }
+        at = at.max(range.end);
     }
-    false
+    at >= wanted.end
 }
 
 fn contradiction(layout: &Layout, timeline: TimelineId, a: Named, b: Named) -> Error {
@@ -104,7 +112,7 @@ mod tests {
     }
 
     fn resolved(parts: &[(u64, u64, u32)]) -> Result<Vec<Named>> {
-        resolve(&Layout::new("main".parse().unwrap()), TimelineId(1), named(parts))
+        resolve(&Layout::new("main".parse().unwrap()), TimelineId(1), named(parts), &[])
     }
 
     #[test]
@@ -134,5 +142,15 @@ mod tests {
              main/log/00000001/0000000000000005-000000000000000F-00000002.lz4 overlap, and neither holds all of the other"
         );
         assert!(resolved(&[(0, 10, 1), (5, 15, 1), (0, 5, 1), (10, 15, 1)]).is_err());
+    }
+
+    #[test]
+    fn a_damaged_segment_still_speaks_for_its_range() {
+        let layout = Layout::new("main".parse().unwrap());
+        let parts = named(&[(0, 10, 1), (10, 25, 1), (20, 30, 2)]);
+        resolve(&layout, TimelineId(1), parts.clone(), &[]).unwrap_err();
+        let damaged = [OffsetRange::new(Offset(10), Offset(20))];
+        let kept = resolve(&layout, TimelineId(1), parts, &damaged).unwrap();
+        assert_eq!(kept, named(&[(0, 10, 1), (20, 30, 2)]));
     }
 }

@@ -13,6 +13,7 @@
 //! highest epoch.
 
 use super::Loader;
+use crate::catalog::damage::Damaged;
 use crate::catalog::{Holder, SegmentInfo, TimelineLog};
 use crate::engine::{ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
@@ -41,6 +42,12 @@ impl NamedTail {
         let empty = Summary::empty(self.start, self.start);
         SegmentInfo::of(&empty, self.epoch, Holder::Tail)
     }
+}
+
+/// Whether a tail begins where a damaged segment ended, and no other leads there.
+fn is_behind_damage(log: &TimelineLog, tail: Offset) -> bool {
+    log.damaged.iter().filter_map(Damaged::log).any(|range| range.end == tail)
+        && !log.segments.iter().any(|segment| segment.range.end == tail)
 }
 
 impl Loader<'_> {
@@ -113,7 +120,7 @@ impl Loader<'_> {
         timeline: TimelineId,
         tail: NamedTail,
         next: Option<Offset>,
-        log: &TimelineLog,
+        log: &mut TimelineLog,
     ) -> Result<Option<Summary>> {
         let most = next.map_or(u64::MAX, |next| next.since(tail.start));
         let Some((mut summary, trailer)) = self.scan_bytes(timeline, tail, most, log).await? else { return Ok(None) };
@@ -139,14 +146,9 @@ impl Loader<'_> {
         timeline: TimelineId,
         tail: NamedTail,
         most: u64,
-        log: &TimelineLog,
+        log: &mut TimelineLog,
     ) -> Result<Option<(Summary, Option<(Trailer, u64)>)>> {
-        let before = log.segments.partition_point(|s| s.range.start < tail.start);
-        let (start, before) = self.scan_start(tail.start, log.segments.get(..before).unwrap_or_default());
-        let mut scanner = (self.tail_scanner)(&self.identity, timeline, start)?;
-        for info in before {
-            self.prime(timeline, info, tail.start, scanner.as_mut()).await?;
-        }
+        let mut scanner = self.primed(timeline, tail.start, log).await?;
         let mut summary = Summary::empty(tail.start, scanner.boundary());
         let name = self.layout.name(&tail.info().object(timeline));
         let mut marks = Vec::new();
@@ -182,6 +184,28 @@ impl Loader<'_> {
             summary.boundary.max(tail.start)
         };
         Ok(Some((summary, finder.trailer(tail.start))))
+    }
+
+    /// A scanner that has read what lies before a tail, as far as needed. A segment that proves
+    /// damaged is set aside, and the record that crosses into the tail goes unchecked.
+    async fn primed(&self, timeline: TimelineId, tail: Offset, log: &mut TimelineLog) -> Result<Box<dyn Scanner>> {
+        let before = log.segments.partition_point(|s| s.range.start < tail);
+        let (start, before) = self.scan_start(tail, log.segments.get(..before).unwrap_or_default());
+        let mut scanner = (self.tail_scanner)(&self.identity, timeline, start)?;
+        for info in before.iter().copied() {
+            match self.prime(timeline, &info, tail, scanner.as_mut()).await {
+                Ok(()) => {}
+                Err(error) if matches!(info.holder, Holder::Segment(_)) => {
+                    log.set_aside(&info, self.damaged(info.object(timeline), error)?);
+                    return (self.tail_scanner)(&self.identity, timeline, ScanStart::LogFile(tail));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if is_behind_damage(log, tail) {
+            return (self.tail_scanner)(&self.identity, timeline, ScanStart::LogFile(tail));
+        }
+        Ok(scanner)
     }
 
     /// Where to begin so that the first record that ends in the tail is read whole, and

@@ -111,7 +111,7 @@ impl<S: Store> Archive<S> {
     }
 
     async fn load(&self) -> Result<Catalog> {
-        load(&self.0, &"main".parse().unwrap(), &toy, Damage::Refuse).await
+        load(&self.0, &"main".parse().unwrap(), &toy, &BTreeMap::new()).await
     }
 
     async fn log(&self) -> TimelineLog {
@@ -129,7 +129,7 @@ fn ranges(log: &TimelineLog) -> Vec<(u64, u64, u32)> {
 
 #[tokio::test]
 async fn nothing_there_is_no_archive() {
-    let error = load(&MemoryStore::new(), &"main".parse().unwrap(), &toy, Damage::Refuse).await.unwrap_err();
+    let error = load(&MemoryStore::new(), &"main".parse().unwrap(), &toy, &BTreeMap::new()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NoArchive);
 }
 
@@ -182,14 +182,97 @@ async fn what_is_superseded_is_not_even_read() {
 }
 
 #[tokio::test]
-async fn a_corrupt_footer_is_refused_by_name() {
+async fn a_damaged_segment_is_set_aside_by_name_and_streaming_goes_on_behind_it() {
     let store = Arc::new(MemoryStore::new());
     let archive = Archive::new(Shared(store.clone())).await;
-    let name = archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    let name = archive.segment(74, &log(&[(10, 2)]), 84, 1).await;
+    archive.segment(84, &log(&[(10, 3)]), 94, 1).await;
     store.tamper(&name, Some(Bytes::from_static(b"rubbish")));
-    let error = archive.load().await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Corruption);
-    assert!(error.message().contains(&name), "{error}");
+    let log = archive.log().await;
+    assert_eq!(ranges(&log), [(64, 74, 1), (84, 94, 1)]);
+    let [damaged] = log.damaged.as_slice() else { panic!("{:?}", log.damaged) };
+    assert_eq!(damaged.object, name);
+    assert!(damaged.problem.contains(&name), "{damaged:?}");
+    assert_eq!(log.unbroken(), Some((2, Offset(94))), "the log was whole once");
+}
+
+#[tokio::test]
+async fn streaming_goes_on_at_the_start_of_a_damaged_last_segment() {
+    let store = Arc::new(MemoryStore::new());
+    let archive = Archive::new(Shared(store.clone())).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    let names =
+        [archive.segment(74, &log(&[(10, 2)]), 84, 1).await, archive.segment(84, &log(&[(10, 3)]), 94, 1).await];
+    for name in &names {
+        store.tamper(name, Some(Bytes::from_static(b"rubbish")));
+    }
+    let damaged = archive.log().await;
+    assert_eq!(damaged.unbroken(), Some((1, Offset(74))));
+    assert_eq!(damaged.damaged_end(), Some(Offset(94)), "up to there the server was told");
+    // Streamed again by a later writer, nothing of it is lost any more.
+    archive.segment(74, &log(&[(10, 2), (10, 3)]), 94, 2).await;
+    let healed = archive.log().await;
+    assert_eq!((ranges(&healed), healed.lost().count()), (vec![(64, 74, 1), (74, 94, 2)], 0));
+    assert_eq!(healed.damaged, [], "what is superseded is not even read");
+}
+
+#[tokio::test]
+async fn what_a_damaged_segment_superseded_counts_again() {
+    let store = Arc::new(MemoryStore::new());
+    let archive = Archive::new(Shared(store.clone())).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    archive.segment(74, &log(&[(10, 2)]), 84, 1).await;
+    let wide = archive.segment(64, &log(&[(10, 1), (10, 2)]), 84, 1).await;
+    assert_eq!(ranges(&archive.log().await), [(64, 84, 1)]);
+    store.tamper(&wide, Some(Bytes::from_static(b"rubbish")));
+    let log = archive.log().await;
+    assert_eq!((ranges(&log), log.lost().count()), (vec![(64, 74, 1), (74, 84, 1)], 0));
+}
+
+#[tokio::test]
+async fn a_segment_that_proved_damaged_when_it_was_read_is_set_aside_too() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    let name = archive.segment(74, &log(&[(10, 2)]), 84, 1).await;
+    let unreadable = BTreeMap::from([(name.clone(), "a flipped bit".to_owned())]);
+    let mut catalog = load(&archive.0, &"main".parse().unwrap(), &toy, &unreadable).await.unwrap();
+    let log = catalog.timelines.remove(&T1).unwrap();
+    assert_eq!(ranges(&log), [(64, 74, 1)]);
+    assert_eq!(log.damaged[0].object, name);
+}
+
+/// The record that crosses into a tail cannot be read then; what follows it can.
+#[tokio::test]
+async fn a_tail_behind_a_damaged_segment_counts() {
+    let store = Arc::new(MemoryStore::new());
+    let archive = Archive::new(Shared(store.clone())).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    let name = archive.segment(74, &log(&[(10, 2)]), 84, 1).await;
+    archive.tail(84, 1, log(&[(10, 3)])).await;
+    store.tamper(&name, Some(Bytes::from_static(b"rubbish")));
+    let log = archive.log().await;
+    assert_eq!(ranges(&log), [(64, 74, 1), (84, 94, 1)]);
+    assert_eq!(log.unbroken(), Some((2, Offset(94))));
+}
+
+#[tokio::test]
+async fn a_damaged_gap_history_and_index_are_set_aside() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    let range = OffsetRange::new(Offset(74), Offset(84));
+    let mut names = vec![
+        archive.put(&ObjectName::Gap { timeline: T1, range, epoch: 1 }, "damaged").await,
+        archive.put(&ObjectName::History(T1), "damaged").await,
+        archive.put(&ObjectName::Index { timeline: T1, range, epoch: 1 }, "damaged").await,
+    ];
+    let log = archive.log().await;
+    assert_eq!(ranges(&log), [(64, 74, 1)]);
+    assert_eq!((log.gaps[0].range, log.history), (range, None));
+    let mut found: Vec<String> = log.damaged.iter().map(|damaged| damaged.object.clone()).collect();
+    found.sort();
+    names.sort();
+    assert_eq!(found, names);
 }
 
 #[tokio::test]
@@ -322,16 +405,17 @@ async fn log_never_reaches_behind_the_trailer() {
 }
 
 #[tokio::test]
-async fn streaming_passes_over_a_damaged_index_and_base() {
+async fn a_damaged_index_and_base_are_set_aside() {
     let archive = Archive::new(MemoryStore::new()).await;
     archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
     let range = OffsetRange::new(Offset(64), Offset(74));
     archive.put(&ObjectName::Index { timeline: T1, range, epoch: 1 }, "damaged").await;
     archive.put(&ObjectName::BaseManifest("20261120T000000Z-aaaa".into()), "damaged").await;
-    assert_eq!(archive.load().await.unwrap_err().kind(), Kind::Corruption);
-    let catalog = load(&archive.0, &"main".parse().unwrap(), &toy, Damage::PassOver).await.unwrap();
+    let catalog = archive.load().await.unwrap();
     assert_eq!(ranges(&catalog.timelines[&T1]), [(64, 74, 1)]);
     assert!(catalog.bases.is_empty());
+    assert_eq!(catalog.damaged_bases[0].base(), Some("20261120T000000Z-aaaa"));
+    assert_eq!(catalog.damaged().count(), 2);
 }
 
 /// Between listing and reading, the tail `gone` becomes a segment.

@@ -1,6 +1,8 @@
 //! Cases that have a name, with the texts they give.
 
 use super::*;
+use crate::catalog::damage::Damaged;
+use crate::catalog::layout::{Layout, ObjectName};
 
 /// One timeline from 64 on, ten bytes a transaction, with these times; segments of
 /// twenty bytes; a base backup over the first two.
@@ -549,4 +551,69 @@ fn a_long_log_is_planned_by_reading_one_segment_and_perhaps_its_neighbour() {
     assert_eq!(reads(&at(15_010), None), [segment(1501)]);
     let xid = target(Point::Native { term: "xid", value: "1501".into() });
     assert_eq!(reads(&xid, Some(&Xid(1501))), [segment(1501)]);
+}
+
+/// The world of [`line`] without segment `index`, which is damaged.
+fn damaged_line(times: &[i64], index: usize) -> World {
+    let mut world = line(times, &[index]);
+    let timeline = TimelineId(1);
+    let log = world.catalog.timelines.get_mut(&timeline).unwrap();
+    let range = log.gaps.pop().unwrap().range;
+    let is = ObjectName::Segment { timeline, range, epoch: 1, codec: Codec::Lz4 };
+    log.damaged.push(damaged(is));
+    world
+}
+
+fn damaged(is: ObjectName) -> Damaged {
+    Damaged::new(&Layout::new("main".parse().unwrap()), is, crate::Error::corruption("rubbish")).unwrap()
+}
+
+/// The objects a refusal for damage names.
+fn blamed(world: &World, target: &Target, locator: Option<&dyn Locator>) -> Vec<String> {
+    let refusal = world.plan(target, locator).unwrap_err();
+    let error = refusal.clone().into_error();
+    assert_eq!(error.kind().exit_code(), if refusal.damaged.is_empty() { 14 } else { 13 }, "{error}");
+    assert!(refusal.damaged.iter().all(|object| error.message().contains(object)), "{error}");
+    refusal.damaged
+}
+
+#[test]
+fn what_needs_a_damaged_segment_is_refused_by_its_name_and_what_does_not_goes_on() {
+    let mut world = damaged_line(&[10, 20, 30, 40, 50, 60, 70, 80], 2);
+    let object = "main/log/00000001/0000000000000068-000000000000007C-00000001.lz4".to_owned();
+    assert_eq!(cut(&world, &at(30)), (94, Some(3), Some(4)));
+    for target in [at(50), at(75), target(Point::Latest)] {
+        assert_eq!(blamed(&world, &target, None), std::slice::from_ref(&object), "{target:?}");
+    }
+    let native = |xid: u64| target(Point::Native { term: "xid", value: xid.to_string() });
+    assert_eq!(blamed(&world, &native(5), Some(&Xid(5))), std::slice::from_ref(&object));
+    assert_eq!(blamed(&world, &target(Point::Name("unknown".into())), None), std::slice::from_ref(&object));
+    // A base behind it needs none of it.
+    world.base(1, 124, 134, 70);
+    assert_eq!(cut(&world, &target(Point::Latest)), (144, Some(8), None));
+    assert_eq!(cut(&world, &at(75)), (134, Some(7), Some(8)));
+    assert_eq!(blamed(&world, &at(60), None), [object]);
+    assert!(windows(&world.catalog, TimelineId(1)).unwrap()[0].missing.is_some());
+}
+
+#[test]
+fn a_damaged_last_segment_is_not_the_end_of_the_archive() {
+    let world = damaged_line(&[10, 20, 30, 40, 50, 60], 2);
+    assert_eq!(cut(&world, &at(30)), (94, Some(3), Some(4)));
+    for target in [target(Point::Latest), at(50)] {
+        assert_eq!(blamed(&world, &target, None).len(), 1, "{target:?}");
+    }
+}
+
+#[test]
+fn a_damaged_base_is_blamed_only_for_what_it_might_have_given_back() {
+    let mut world = line(&[10, 20, 30, 40, 50, 60], &[]);
+    world.catalog.bases[0].id = "19700101T000000Z-bbbb".into();
+    let object = damaged(ObjectName::BaseManifest("19700101T000000Z-aaaa".into()));
+    world.catalog.damaged_bases.push(object.clone());
+    assert_eq!(cut(&world, &target(Point::Latest)), (124, Some(6), None));
+    assert_eq!(blamed(&world, &at(10), None), std::slice::from_ref(&object.object));
+    assert!(blamed(&world, &at(2_000_000), None).is_empty());
+    world.catalog.bases.clear();
+    assert_eq!(blamed(&world, &target(Point::Latest), None), [object.object]);
 }

@@ -77,6 +77,10 @@ pub struct Setup {
     pub start: Offset,
     /// The end of the server's log when the session began.
     pub log_end: Offset,
+    /// The server may have been told already that everything before this is durable: where a
+    /// damaged segment is streamed again. It is told nothing until there is more, for a
+    /// position told to it must never go back.
+    pub acknowledged: Offset,
     /// Whether the server's clock tells up to when the log is complete: that of a primary
     /// does. A standby may lack log for hours and not know it.
     pub confirms: bool,
