@@ -4,13 +4,16 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::Opened;
 use super::archive::source_options;
 use super::output;
 use super::settings::{Settings, SlotArgs};
 use crate::catalog::archive::Archive;
+use crate::catalog::damage::Damaged;
 use crate::catalog::layout::Layout;
 use crate::engine::{self, Finding, Level};
 use crate::error::{Error, Kind, Result};
+use crate::plan::{self, Refusal};
 use crate::store::probe::probe;
 
 /// Options of `pitr check`.
@@ -41,9 +44,17 @@ struct Shown {
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let mut findings = vec![configuration(settings)];
     let mut worst_kind = Kind::Config;
-    if let Err(error) = look_at_store(settings, &mut findings).await {
-        worst_kind = error.kind();
-        findings.push(critical("store", &error));
+    match look_at_store(settings, &mut findings).await {
+        Ok(()) => {
+            if let Err(error) = look_at_archive(settings, &mut findings).await {
+                worst_kind = error.kind();
+                findings.push(critical("restorable", &error));
+            }
+        }
+        Err(error) => {
+            worst_kind = error.kind();
+            findings.push(critical("store", &error));
+        }
     }
     if let Err(error) = look_at_source(settings, settings.slot(&args.slot), &mut findings).await {
         worst_kind = error.kind();
@@ -112,6 +123,49 @@ async fn look_at_store(settings: &Settings, findings: &mut Vec<Finding>) -> Resu
         }),
         Err(error) => return Err(error),
     }
+    Ok(())
+}
+
+/// What can be restored. The error says what cannot.
+async fn look_at_archive(settings: &Settings, findings: &mut Vec<Finding>) -> Result<()> {
+    let opened = match Opened::open(settings).await {
+        // Told already.
+        Err(error) if error.kind() == Kind::NoArchive => return Ok(()),
+        opened => opened?,
+    };
+    let catalog = opened.catalog().await?;
+    let damaged: Vec<&Damaged> = catalog.damaged().collect();
+    if let Some(first) = damaged.first() {
+        let others = if damaged.len() > 1 { format!(", and {} more", damaged.len() - 1) } else { String::new() };
+        return Err(Error::corruption(format!("{}{others}", first.problem)).hint(first.advice.clone()));
+    }
+    let Some(timeline) = catalog.newest_timeline() else {
+        findings.push(Finding {
+            subject: "restorable".into(),
+            level: Level::Warning,
+            message: "nothing is archived yet".into(),
+            cure: Some("start `pitr archive`".into()),
+        });
+        return Ok(());
+    };
+    if catalog.lacks_base() {
+        return Err(Error::new(
+            Kind::NotRecoverable,
+            "no base backup leads to the present: the latest log restores from none",
+        )
+        .hint("take one with `pitr backup`; `pitr archive` takes the first by itself"));
+    }
+    let windows = plan::windows(&catalog, timeline).map_err(Refusal::into_error)?;
+    findings.push(match windows.last() {
+        Some(window) => ok("restorable", format!("{} to {}", window.from, window.to)),
+        None => Finding {
+            subject: "restorable".into(),
+            level: Level::Warning,
+            message: "no moment yet: the log that the base backup needs is not archived, or no later one is known to be complete"
+                .into(),
+            cure: Some("does `pitr archive` run? see `pitr status`".into()),
+        },
+    });
     Ok(())
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
     let catalog = opened.catalog().await?;
     let engine = opened.engine.as_ref();
-    let newest = catalog.timelines.iter().rev().find(|(_, log)| !log.segments.is_empty());
+    let newest = catalog.newest_timeline().and_then(|timeline| catalog.timelines.get_key_value(&timeline));
     let end = newest.and_then(|(_, log)| log.segments.last());
     let confirmed = newest.and_then(|(_, log)| log.confirmed);
     let base = catalog.bases.last();

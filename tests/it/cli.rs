@@ -3,7 +3,7 @@
 
 use crate::support::load::{mark, marker_table};
 use crate::support::pitr::SLOT;
-use crate::support::{Pitr, Scratch, Server};
+use crate::support::{PATIENCE, Pitr, Scratch, Server, condition};
 
 const VERBS: &[&str] = &[
     "demo",
@@ -111,6 +111,29 @@ fn check_says_what_is_well_and_what_is_not() {
     server.stop();
     let unreachable = pitr.run(["check"]).exit(20);
     assert_eq!(unreachable.stdout.lines().filter(|line| line.starts_with("critical")).count(), 1, "{unreachable}");
+}
+
+#[test]
+fn check_says_whether_the_present_can_be_restored() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "server");
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.ok(["check", "--slot", SLOT]).says(&["nothing is archived yet"]);
+    pitr.ok(["archive", "--slot", SLOT, "--no-backup", "--exit-when-caught-up"]);
+    pitr.run(["check", "--slot", SLOT]).exit(14).says(&["critical", "no base backup", "pitr backup"]);
+    let mut archiver = pitr.archive();
+    archiver.wait_until_caught_up(&server);
+    condition("a base", PATIENCE, || (pitr.run(["check", "--slot", SLOT]).code == Some(0)).then_some(()));
+    mark(&server);
+    archiver.wait_until_caught_up(&server);
+    archiver.stop();
+    pitr.ok(["check", "--slot", SLOT]).says(&["ok        restorable"]);
+    let base = std::fs::read_dir(pitr.cluster_dir().join("base")).unwrap().next().unwrap().unwrap();
+    crate::bad_input::damage(&base.path().join("manifest.json"), |bytes| bytes.truncate(100));
+    pitr.run(["check", "--slot", SLOT]).exit(13).says(&["critical", "manifest.json"]);
+    assert_eq!(pitr.run(["check", "--slot", SLOT, "--nagios"]).code, Some(2));
 }
 
 #[test]
