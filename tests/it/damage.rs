@@ -96,7 +96,8 @@ fn a_damaged_old_segment_costs_only_the_moments_that_need_it() {
     }
 
     // Archiving goes on, from where it was, and no further base is needed.
-    let told = acknowledged(&world.server).unwrap();
+    // What the tail held behind it was taken away here.
+    let told = acknowledged(&world.server).unwrap().min(newest.end);
     world.rows.push(mark(&world.server));
     let end = world.server.switch_wal();
     pitr.catch_up().says(&[&name]);
@@ -135,15 +136,16 @@ fn a_damaged_newest_segment_is_streamed_again() {
     }
     damage(&newest.path, |b| b.truncate(b.len() / 2));
     world.pitr.run(["plan", "--target", "latest"]).exit(13).says(&[&file_name(&newest)]);
-    let told = acknowledged(&world.server).unwrap();
+    // What the tail held behind it was taken away here.
+    let told = acknowledged(&world.server).unwrap().min(newest.end);
     let archiver = world.pitr.archive();
     world.rows.push(mark(&world.server));
-    let mut lowest = told;
+    let mut lowest = u64::MAX;
     crate::support::condition("the new row to be acknowledged", crate::support::PATIENCE, || {
         lowest = lowest.min(acknowledged(&world.server).unwrap());
         (acknowledged(&world.server).unwrap() >= world.server.flush_lsn()).then_some(())
     });
-    assert_eq!(lowest, told, "the server was told of less than before");
+    assert!(lowest >= told, "the server was told of less than before");
     drop(archiver.stop());
     world.restores(&scratch, "latest", &["--target", "latest"], &world.rows);
     assert_eq!(world.bases().len(), 2, "nothing is lost, so no other base is needed");
