@@ -55,12 +55,13 @@ impl<'a> World<'a> {
         assert_eq!(marker_xids(&open_restored(scratch, name, &self.server, &to)), rows.iter().copied().collect());
     }
 
+    /// Oldest first. Two that began within a second do not tell by their names.
     fn bases(&self) -> Vec<PathBuf> {
         let mut bases: Vec<PathBuf> = std::fs::read_dir(self.pitr.cluster_dir().join("base"))
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .collect();
-        bases.sort();
+        bases.sort_by_key(|base| std::fs::metadata(base.join("manifest.json")).unwrap().modified().unwrap());
         bases
     }
 }
