@@ -7,7 +7,6 @@ PITR_BENCH_DIR chooses its parent, default /var/tmp.
 """
 
 import atexit
-import mmap
 import os
 import pwd
 import shutil
@@ -112,6 +111,15 @@ def client_env(**more):
     return env
 
 
+TOUCH = """
+import mmap, sys
+size, piece = int(sys.argv[1]), b"x" * (1 << 20)
+with mmap.mmap(-1, size) as memory:
+    for _ in range(size >> 20):
+        memory.write(piece)
+"""
+
+
 def warm_memory():
     """Touches free memory, and gives it back. A virtual machine's host takes free pages
     away, and giving one again costs up to ten microseconds: whoever ran first after a
@@ -120,10 +128,8 @@ def warm_memory():
     size = min(int(env_number("PITR_BENCH_WARM_GB", 4.0) * (1 << 30)), free << 9) >> 20 << 20
     if size <= 0:
         return
-    piece = b"x" * (1 << 20)
-    with mmap.mmap(-1, size) as memory:
-        for _ in range(size >> 20):
-            memory.write(piece)
+    # In a process of its own: a child's peak memory begins with what its parent once had.
+    subprocess.run([sys.executable, "-c", TOUCH, str(size)], check=True)
 
 
 def measured(command, log, env=None, drop_rights=False):
