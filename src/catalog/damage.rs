@@ -100,6 +100,11 @@ impl TimelineLog {
     pub fn set_aside(&mut self, segment: &SegmentInfo, damaged: Damaged) {
         self.segments.retain(|known| known != segment);
         self.damaged.push(damaged);
+        self.sort_damaged();
+    }
+
+    /// Puts what was set aside in order.
+    pub(super) fn sort_damaged(&mut self) {
         self.damaged.sort_by(|a, b| (a.log(), &a.object).cmp(&(b.log(), &b.object)));
     }
 }

@@ -206,7 +206,7 @@ impl Loader<'_> {
             });
         }
         log.gaps.sort_by_key(|gap| gap.range);
-        log.damaged.sort_by(|a, b| (a.log(), &a.object).cmp(&(b.log(), &b.object)));
+        log.sort_damaged();
         log.restore_points.sort_by_key(|point| point.end);
         // A tail may hold what small segments held before it.
         log.restore_points.dedup_by(|a, b| a == b);

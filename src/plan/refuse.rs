@@ -141,14 +141,20 @@ impl Planner<'_> {
         self.elsewhere(refusal.nearest(before, after), time)
     }
 
+    /// The timelines that the path does not end on.
+    fn others(&self) -> impl Iterator<Item = TimelineId> {
+        self.catalog.timelines.keys().copied().filter(|id| *id != self.path.leaf())
+    }
+
+    /// Whether a timeline holds a time, in a window that ends behind an offset.
+    fn holds(&self, id: TimelineId, time: Timestamp, behind: Offset) -> bool {
+        let holds = |w: &window::Window| w.from <= time && time <= w.to && w.range.end > behind;
+        super::windows(self.catalog, id).is_ok_and(|windows| windows.iter().any(holds))
+    }
+
     /// Names other timelines that hold the time.
     fn elsewhere(&self, refusal: Refusal, time: Timestamp) -> Refusal {
-        let others =
-            self.catalog.timelines.iter().filter(|(id, log)| !log.segments.is_empty() && **id != self.path.leaf());
-        let holding = others.filter_map(|(id, _)| {
-            let windows = super::windows(self.catalog, *id).ok()?;
-            windows.iter().any(|w| w.from <= time && time <= w.to).then_some(*id)
-        });
+        let holding = self.others().filter(|id| self.holds(*id, time, Offset::ZERO));
         holding.fold(refusal, |refusal, id| {
             refusal.hint(format!("timeline {id} holds that time: use `--target-timeline {id}`"))
         })
@@ -158,16 +164,12 @@ impl Planner<'_> {
     /// person to say which of the two is meant.
     pub(super) fn also_elsewhere(&self, cut: Offset) -> Vec<String> {
         let (Point::Time(time), None) = (&self.target.point, self.target.timeline) else { return Vec::new() };
-        let holds = |id: TimelineId| {
-            let path = Path::to(self.catalog, Some(id)).ok()?;
-            let parts = self.path.parts_from(&path);
-            let windows = super::windows(self.catalog, id).ok()?;
-            let held = windows.iter().any(|w| w.from <= *time && *time <= w.to && w.range.end > parts);
-            (parts <= cut && held).then_some(id)
+        let went_on = |id: &TimelineId| {
+            let parts = Path::to(self.catalog, Some(*id)).map(|path| self.path.parts_from(&path));
+            parts.is_ok_and(|parts| parts <= cut && self.holds(*id, *time, parts))
         };
-        let others = self.catalog.timelines.keys().copied().filter(|id| *id != self.path.leaf());
-        others
-            .filter_map(holds)
+        self.others()
+            .filter(went_on)
             .map(|id| format!("timeline {id} holds that time, too: `--target-timeline {id}` restores what is there"))
             .collect()
     }

@@ -125,10 +125,13 @@ pub async fn restore(
         tablespace_map: request.tablespace_map.clone(),
         owner: None,
     };
-    if request.delta && !is_vacant(&request.to)? {
+    let present = !files::is_vacant(&request.to).map_err(|error| {
+        Error::config(format!("cannot use {} as the restored directory", request.to.display())).because(error)
+    })?;
+    if request.delta && present {
         recovery.check_overwritable(&request.to, &archive.identity)?;
     }
-    prepare(request, &partial, &scratch, &base.manifest, &options)?;
+    prepare(request, present, &partial, &scratch, &base.manifest, &options)?;
 
     let begun = Instant::now();
     let total = base.manifest.bytes;
@@ -223,9 +226,15 @@ fn beside(dir: &Path, ending: &str) -> Result<PathBuf> {
 }
 
 /// Makes `DIR.partial` ready to be written to, or refuses before anything is touched.
-fn prepare(request: &Request, partial: &Path, scratch: &Path, base: &Manifest, options: &LayOut) -> Result<()> {
+fn prepare(
+    request: &Request,
+    present: bool,
+    partial: &Path,
+    scratch: &Path,
+    base: &Manifest,
+    options: &LayOut,
+) -> Result<()> {
     let to = &request.to;
-    let present = !is_vacant(to)?;
     if present && !request.delta {
         return Err(Error::config(format!("{} is not empty", to.display()))
             .hint("give --to a directory that does not exist, or --delta to overwrite what is there with the restored database"));
@@ -256,17 +265,6 @@ fn prepare(request: &Request, partial: &Path, scratch: &Path, base: &Manifest, o
         check_room(scratch, base.bytes)?;
     }
     Ok(())
-}
-
-/// Whether nothing is in `dir`, or it does not exist.
-fn is_vacant(dir: &Path) -> Result<bool> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => {
-            Err(Error::config(format!("cannot use {} as the restored directory", dir.display())).because(error))
-        }
-    }
 }
 
 fn check_not_running(dir: &Path) -> Result<()> {

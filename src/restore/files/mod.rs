@@ -35,6 +35,8 @@ mod tests;
 mod tree;
 mod work;
 
+pub use tree::is_vacant;
+
 /// The file without which no server starts.
 const LAST: &str = "global/pg_control";
 

@@ -234,7 +234,7 @@ impl Tree {
 }
 
 /// Whether there is no such directory, or nothing in it.
-fn is_vacant(dir: &Path) -> Result<bool> {
+pub fn is_vacant(dir: &Path) -> Result<bool> {
     match fs::read_dir(dir) {
         Ok(mut entries) => Ok(entries.next().is_none()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
