@@ -12,8 +12,8 @@ use std::process::Command;
 
 use crate::support::load::{mark, marker_table, pgbench_tables, wait_for_markers};
 use crate::support::oracle::{
-    TransactionEnd, amcheck, archive_start, assert_ready_data_dir, marker_commit_times, marker_xids, open_restored,
-    replayed_at_time, segment_files, transactions,
+    TransactionEnd, amcheck, assert_ready_data_dir, marker_commit_times, marker_xids, open_restored, replayed_at_time,
+    segment_files, transactions,
 };
 use crate::support::programs::{as_server_user, must};
 use crate::support::server::format_lsn;
@@ -44,6 +44,9 @@ impl<'a> Archive<'a> {
         let pitr = Pitr::new(scratch).source(&server);
         pitr.ok(["init"]);
         pitr.catch_up();
+        // The archive begins before the base does; what ended in between is in the base,
+        // and no plan names it.
+        let after_base = server.flush_lsn();
         let load = Load::pgbench_at(&server, 2, 200);
         let markers = Load::markers(scratch, &server, 2, 3);
         wait_for_markers(&server, rows);
@@ -54,8 +57,7 @@ impl<'a> Archive<'a> {
             mark(&server);
         }
         pitr.catch_up();
-        let start = archive_start(&pitr.cluster_dir(), 1);
-        let ends = transactions(&server, 1, start, server.flush_lsn());
+        let ends = transactions(&server, 1, after_base, server.flush_lsn());
         let markers = marker_xids(&server);
         Self { scratch, server, pitr, ends, markers, restores: 0 }
     }
@@ -67,7 +69,7 @@ impl<'a> Archive<'a> {
 
     /// The marker rows that a restore must hold when `replayed` ends were replayed.
     fn expected(&self, replayed: usize) -> BTreeSet<u32> {
-        // Rows whose transactions ended before the archive begins are in the base.
+        // Every other row is in the base.
         let later: BTreeSet<u32> = self.ends[replayed..].iter().map(|end| end.xid).collect();
         self.markers.difference(&later).copied().collect()
     }
@@ -123,6 +125,9 @@ fn holds_exactly_the_commits_at_or_before_many_times() {
     let mut archive = Archive::under_load(&scratch, 400);
     let mut rng = StdRng::seed_from_u64(seed());
     let markers = archive.marker_ends();
+    // Before the first one of all: the base as it is.
+    let first = shifted(&archive.server, &archive.ends[0].time, -1);
+    archive.check_time(&first);
     for _ in 0..3 {
         let time = archive.ends[markers[rng.random_range(0..markers.len() - 5)]].time.clone();
         // On the boundary, a microsecond before it, and in between.
