@@ -1,7 +1,7 @@
 //! `pitr export`: the archived log as the server's own files.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -41,7 +41,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let file_bytes = opened.archive.identity.log_file_bytes;
     let total = catalog.timelines.values().flat_map(|log| &log.segments).map(|s| s.range.len()).sum();
     let progress = Progress::bytes("export");
-    let mut done = Document::default();
+    let (mut done, mut damaged) = (Document::default(), Vec::new());
     for (&timeline, log) in &catalog.timelines {
         if let Some(history) = &log.history {
             let path = args.dir.join(names.history_name(timeline));
@@ -60,19 +60,19 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             while start < segment.range.end {
                 let range = OffsetRange::new(start, Offset(start.0 + file_bytes));
                 let name = names.name(timeline, start);
-                match files.holding(range) {
-                    Holding::Whole(parts) => {
-                        files.write(range, range.end, &parts, &args.dir.join(&name)).await?;
-                        done.files += 1;
-                    }
-                    Holding::Beginning(parts) => {
-                        files.write(range, range.end, &parts, &args.dir.join(format!("{name}.partial"))).await?;
-                        done.partial_files += 1;
-                    }
-                    Holding::Nothing | Holding::Hole(_) => {
+                match export_file(&files, range, &name, &args.dir).await {
+                    Ok(Exported::Whole) => done.files += 1,
+                    Ok(Exported::Beginning) => done.partial_files += 1,
+                    Ok(Exported::Nothing) => {
                         tracing::warn!("log file {name} is not whole in the archive (a gap): not written");
                         done.missing.push(name);
                     }
+                    // The others are sound all the same.
+                    Err(error) if error.kind() == Kind::Corruption => {
+                        tracing::error!(%error, "log file {name} is not written");
+                        damaged.push(error.message().to_owned());
+                    }
+                    Err(error) => return Err(error),
                 }
                 done.bytes += file_bytes;
                 progress.set(done.bytes, Some(total));
@@ -82,8 +82,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         }
     }
     progress.finish();
-    let lost: Vec<&str> =
-        catalog.timelines.values().flat_map(|log| log.lost()).map(|(_, d)| d.object.as_str()).collect();
+    damaged.extend(catalog.timelines.values().flat_map(|log| log.lost()).map(|(_, lost)| lost.object.clone()));
     if settings.json {
         output::print_json(&done)?;
     } else {
@@ -95,9 +94,9 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             args.dir.display()
         ))?;
     }
-    if !lost.is_empty() {
-        return Err(Error::corruption(format!("log of damaged objects was not written: {}", lost.join(", ")))
-            .hint("put intact copies of them back from another copy of the store"));
+    if !damaged.is_empty() {
+        return Err(Error::corruption(format!("damaged log was not written: {}", damaged.join("; ")))
+            .hint("put intact copies of the objects back from another copy of the store"));
     }
     let (Some(first), Some(last)) = (done.missing.first(), done.missing.last()) else { return Ok(ExitCode::SUCCESS) };
     Err(Error::new(
@@ -108,4 +107,25 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         ),
     )
     .hint("`pitr list` shows the gaps; what lies before and behind them is in the directory"))
+}
+
+enum Exported {
+    Whole,
+    Beginning,
+    Nothing,
+}
+
+/// Writes one log file, as far as the archive holds it.
+async fn export_file(files: &TimelineFiles, range: OffsetRange, name: &str, dir: &Path) -> Result<Exported> {
+    match files.holding(range) {
+        Holding::Whole(parts) => {
+            files.write(range, range.end, &parts, &dir.join(name)).await?;
+            Ok(Exported::Whole)
+        }
+        Holding::Beginning(parts) => {
+            files.write(range, range.end, &parts, &dir.join(format!("{name}.partial"))).await?;
+            Ok(Exported::Beginning)
+        }
+        Holding::Nothing | Holding::Hole(_) => Ok(Exported::Nothing),
+    }
 }

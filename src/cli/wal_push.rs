@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
-use crate::restore::file::{Holding, TimelineFiles, history, holds_log};
+use crate::restore::file::{Holding, TimelineFiles, history, holds_log, place};
 use crate::segment::cutter::Limits;
 use crate::stream::roll_up::{indexed, roll_up};
 
@@ -135,12 +135,6 @@ async fn refuse_unknown(archive: &Archive, files: &TimelineFiles, timeline: Time
          takes the source's place, push its history first: pitr wal-push {}",
         path.with_file_name(name).display()
     )))
-}
-
-/// The bytes of `range` in a file that begins at `start`.
-fn place(start: Offset, range: OffsetRange) -> std::ops::Range<usize> {
-    let at = |offset: Offset| usize::try_from(offset.since(start)).unwrap_or(usize::MAX);
-    at(range.start)..at(range.end)
 }
 
 /// Cuts the log file of `range` into segments. A partial file, which a promotion left, ends

@@ -125,6 +125,23 @@ impl TimelineFiles {
         temporary.rename(path)
     }
 
+    /// The bytes of a piece, verified. Where they are damaged, those of another segment that
+    /// holds the same log: what was damaged once may have been archived again.
+    async fn raw(&self, part: &SegmentInfo) -> Result<Bytes> {
+        let error = match self.archive.raw(self.timeline, part).await {
+            Err(error) if error.kind() == Kind::Corruption && part.holder != Holder::Tail => error,
+            read => return read,
+        };
+        let others = self.segments.iter().filter(|s| s.holder != Holder::Tail && *s != part);
+        for other in others.filter(|s| s.range.covers(part.range)) {
+            if let Ok(bytes) = self.archive.raw(self.timeline, other).await {
+                tracing::warn!(%error, "the same log is read from another segment");
+                return Ok(bytes.slice(place(other.range.start, part.range)));
+            }
+        }
+        Err(error)
+    }
+
     /// The log of a tail that is full. Such a one has no trailer: where there is one after
     /// all, the log ends before it, and what begins behind the tail does not follow.
     fn full(&self, part: &SegmentInfo, bytes: Bytes) -> Result<Bytes> {
@@ -142,21 +159,27 @@ impl TimelineFiles {
         let failed = |e: std::io::Error| Error::failure("cannot be written").because(e);
         let mut out = BufWriter::with_capacity(1 << 20, file);
         for part in parts {
-            let bytes = self.archive.raw(self.timeline, part).await?;
+            let bytes = self.raw(part).await?;
             let Some(wanted) = held.intersection(part.range) else { continue };
             let bytes = match part.holder {
                 Holder::Segment(_) => bytes,
                 Holder::Tail if self.goes_on_behind(part) => self.full(part, bytes)?,
                 Holder::Tail => without_trailer(part.range.start, bytes),
             };
-            let from = usize::try_from(wanted.start.since(part.range.start)).unwrap_or(usize::MAX);
-            let to = usize::try_from(wanted.end.since(part.range.start)).unwrap_or(usize::MAX).min(bytes.len());
-            out.write_all(bytes.get(from..to).unwrap_or_default()).map_err(failed)?;
+            let std::ops::Range { start, end } = place(part.range.start, wanted);
+            out.write_all(bytes.get(start..end.min(bytes.len())).unwrap_or_default()).map_err(failed)?;
         }
         out.flush().map_err(failed)?;
         file.set_len(range.len()).map_err(failed)?;
         file.sync_data().map_err(failed)
     }
+}
+
+/// Where the bytes of `range` lie in those that begin at `start`.
+#[must_use]
+pub fn place(start: Offset, range: OffsetRange) -> std::ops::Range<usize> {
+    let at = |offset: Offset| usize::try_from(offset.since(start)).unwrap_or(usize::MAX);
+    at(range.start)..at(range.end)
 }
 
 /// The file of a tail may be longer than its log will ever be: that ends where another tail

@@ -19,6 +19,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -326,7 +327,8 @@ fn explain(doing: &str, path: &Path, error: io::Error) -> Error {
     }
 }
 
-/// Reads a part of a file. Something that is no file is not there.
+/// Reads a part of a file. Something that is no file is not there, and neither is what lost its
+/// name meanwhile: the file of a tail that was sealed is written to again, as another tail.
 fn read(path: &Path, part: Part) -> io::Result<Bytes> {
     let mut file = File::open(path)?;
     let data = file.metadata()?;
@@ -343,8 +345,17 @@ fn read(path: &Path, part: Part) -> io::Result<Bytes> {
         file.seek(SeekFrom::Start(start))?;
     }
     let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
-    file.take(len).read_to_end(&mut bytes)?;
+    (&file).take(len).read_to_end(&mut bytes)?;
+    if !is_named(&data, path)? {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     Ok(bytes.into())
+}
+
+/// Whether `path` is the name of this very file.
+fn is_named(file: &fs::Metadata, path: &Path) -> io::Result<bool> {
+    let named = fs::metadata(path)?;
+    Ok((named.dev(), named.ino()) == (file.dev(), file.ino()))
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@
 //! behind the log, and not in the file's times.
 //!
 //! The bytes are durable, and may be acknowledged, once [`Tail::sync`] returns. A full
-//! tail is sealed: compressed into an ordinary segment, and only when that is durable is
-//! the tail removed. After a crash the next writer reads the valid bytes of the tail it
+//! tail is sealed: compressed into an ordinary segment, and only when that is durable does
+//! the tail go: its file becomes a later tail's. After a crash the next writer reads the valid bytes of the tail it
 //! finds and begins a tail of its own epoch with them; the old one is removed last.
 
 use std::fs::{self, File, OpenOptions};
@@ -190,7 +190,7 @@ impl Tail {
     }
 }
 
-/// A zeroed file waiting to become a tail; removed when it never does.
+/// A file under a hidden name that is to become a tail; removed when it never does.
 #[derive(Debug)]
 pub struct Spare {
     file: Option<File>,
@@ -204,6 +204,28 @@ impl Spare {
     }
 }
 
+impl Spare {
+    /// The file of a sealed tail, to be used again: zeros in blocks that are there cost the
+    /// disk less than giving those back and asking for others. A reader that has it open must
+    /// look whether it still has the tail's name, see [`crate::store::local`].
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn of_sealed(tail: &Path) -> Result<Self> {
+        let path = hidden_name(tail.parent().unwrap_or(Path::new(".")));
+        fs::rename(tail, &path).map_err(|e| Error::store_io("rename sealed tail", tail, e))?;
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|e| Error::store_io("open", &path, e))?;
+        Ok(Self { file: Some(file), path })
+    }
+
+    /// Whether the file is there, under its name, and as long as that.
+    fn is_sound(&self, size: u64) -> bool {
+        let long = self.file.as_ref().and_then(|file| file.metadata().ok()).is_some_and(|data| data.len() == size);
+        long && self.path.exists()
+    }
+}
+
 impl Drop for Spare {
     fn drop(&mut self) {
         if self.file.take().is_some() {
@@ -212,27 +234,38 @@ impl Drop for Spare {
     }
 }
 
+fn hidden_name(folder: &Path) -> PathBuf {
+    folder.join(format!("{TEMP_PREFIX}tail-{:016x}", rand::random::<u64>()))
+}
+
 /// Writes and syncs `size` zero bytes under a hidden name in `folder`, which must be
-/// there durably (see [`crate::store::local::make_folder`]).
+/// there durably (see [`crate::store::local::make_folder`]): into the file of `old`, if it is
+/// fit for that, else into a new one.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn make_spare(folder: &Path, size: u64) -> Result<Spare> {
-    let path = folder.join(format!("{TEMP_PREFIX}tail-{:016x}", rand::random::<u64>()));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(&path)
-        .map_err(|e| Error::store_io("create", &path, e))?;
-    let mut spare = Spare { file: Some(file), path };
+pub fn make_spare(folder: &Path, size: u64, old: Option<Spare>) -> Result<Spare> {
+    let mut spare = match old.filter(|old| old.is_sound(size)) {
+        Some(old) => {
+            // After a power cut no tail's name may lead to zeros.
+            sync_parent(&old.path)?;
+            old
+        }
+        None => new_file(hidden_name(folder))?,
+    };
     let filled = match spare.file.as_mut() {
         Some(file) => fill_with_zeros(file, size).and_then(|()| file.sync_all()),
         None => Ok(()),
     };
     filled.map_err(|e| Error::store_io("fill", &spare.path, e))?;
     Ok(spare)
+}
+
+fn new_file(path: PathBuf) -> Result<Spare> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o640);
+    let file = options.open(&path).map_err(|e| Error::store_io("create", &path, e))?;
+    Ok(Spare { file: Some(file), path })
 }
 
 fn fill_with_zeros(file: &mut File, size: u64) -> std::io::Result<()> {
@@ -268,7 +301,7 @@ mod tests {
     #[test]
     fn bytes_lie_from_the_front_and_zeros_behind_them() {
         let dir = tempfile::tempdir().unwrap();
-        let spare = make_spare(dir.path(), 64).unwrap();
+        let spare = make_spare(dir.path(), 64, None).unwrap();
         let path = dir.path().join("tail-x");
         let mut tail = Tail::create(path.clone(), spare, Offset(1000)).unwrap();
         tail.append(b"abc").unwrap();
@@ -285,7 +318,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
         fs::write(&path, b"theirs").unwrap();
-        let spare = make_spare(dir.path(), 64).unwrap();
+        let spare = make_spare(dir.path(), 64, None).unwrap();
         assert!(Tail::create(path.clone(), spare, Offset(0)).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
     }
@@ -299,7 +332,7 @@ mod tests {
     fn a_tail_gets_its_name_where_no_rename_spares_other_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
-        let spare = make_spare(dir.path(), 64).unwrap();
+        let spare = make_spare(dir.path(), 64, None).unwrap();
         let mut tail = Tail::create_by(by_link, path.clone(), spare, Offset(1000)).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the temporary name was left");
         tail.append(b"abc").unwrap();
@@ -316,7 +349,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
         fs::write(&path, b"theirs").unwrap();
-        let spare = make_spare(dir.path(), 64).unwrap();
+        let spare = make_spare(dir.path(), 64, None).unwrap();
         let error = Tail::create_by(by_link, path.clone(), spare, Offset(0)).unwrap_err();
         assert!(error.message().contains("tail-x"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
@@ -326,7 +359,7 @@ mod tests {
     #[test]
     fn a_reopened_tail_holds_its_valid_bytes_again_and_zeros_behind_them() {
         let dir = tempfile::tempdir().unwrap();
-        let spare = make_spare(dir.path(), 64).unwrap();
+        let spare = make_spare(dir.path(), 64, None).unwrap();
         let path = dir.path().join("tail-x");
         let mut tail = Tail::create(path.clone(), spare, Offset(1000)).unwrap();
         tail.append(b"whole and half").unwrap();
@@ -345,7 +378,7 @@ mod tests {
     fn a_tail_that_somebody_removed_promises_nothing_any_more() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
-        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), 64).unwrap(), Offset(0)).unwrap();
+        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), 64, None).unwrap(), Offset(0)).unwrap();
         tail.append(b"abc").unwrap();
         tail.sync().unwrap();
         fs::remove_file(&path).unwrap();
@@ -357,9 +390,42 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_a_sealed_tail_is_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tail-x");
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), 64, None).unwrap(), Offset(0)).unwrap();
+        tail.append(&[7; 64]).unwrap();
+        tail.sync().unwrap();
+        drop(tail);
+        let first = inode(&path);
+        let old = Spare::of_sealed(&path).unwrap();
+        assert!(!path.exists());
+        let next = dir.path().join("tail-y");
+        let mut tail = Tail::create(next.clone(), make_spare(dir.path(), 64, Some(old)).unwrap(), Offset(64)).unwrap();
+        assert_eq!((inode(&next), fs::read(&next).unwrap()), (first, vec![0; 64]));
+        tail.append(b"abc").unwrap();
+        tail.sync().unwrap();
+        assert_eq!(fs::read(&next).unwrap(), [&b"abc"[..], &[0; 61]].concat());
+    }
+
+    #[test]
+    fn a_file_that_is_gone_or_too_short_is_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let short = make_spare(dir.path(), 32, None).unwrap();
+        let gone = make_spare(dir.path(), 64, None).unwrap();
+        fs::remove_file(&gone.path).unwrap();
+        for old in [short, gone] {
+            let spare = make_spare(dir.path(), 64, Some(old)).unwrap();
+            assert_eq!(fs::read(&spare.path).unwrap(), [0; 64]);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn an_unused_spare_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        drop(make_spare(dir.path(), 64).unwrap());
+        drop(make_spare(dir.path(), 64, None).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

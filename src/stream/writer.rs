@@ -10,7 +10,7 @@
 //!    segment is created before the one in front of it.
 //! 3. At the live end, bytes go to the tail; they are durable when the tail is synced. A
 //!    crash leaves the tail, which the next writer continues.
-//! 4. A full tail is sealed: its segment is created first, the tail removed after. A
+//! 4. A full tail is sealed: its segment is created first, the tail loses its name after. A
 //!    crash between leaves both, with the same bytes; the segment counts.
 //! 5. Nothing is reported durable unless the writer's epoch is still the highest.
 
@@ -65,6 +65,8 @@ struct Shared {
     failure: Mutex<Option<Error>>,
     /// Only what lies behind this is told.
     acknowledged: Offset,
+    /// The file of a sealed tail, for the next spare.
+    retired: Mutex<Option<Spare>>,
 }
 
 impl Shared {
@@ -78,7 +80,9 @@ impl Shared {
         let durable = if untold { Offset::ZERO } else { durable };
         let (progress, receiver) = watch::channel(Progress { received: setup.start, durable, newest: None });
         let tracker = Mutex::new(AckTracker::new(start, boundary.min(start)));
-        (Arc::new(Self { tracker, progress, failure: Mutex::new(None), acknowledged: setup.acknowledged }), receiver)
+        let acknowledged = setup.acknowledged;
+        let shared = Self { tracker, progress, failure: Mutex::new(None), acknowledged, retired: Mutex::new(None) };
+        (Arc::new(shared), receiver)
     }
 
     fn durable(&self, range: OffsetRange, boundary: Offset, newest: Option<Timestamp>) {
@@ -91,6 +95,15 @@ impl Shared {
             }
             changed
         });
+    }
+
+    /// Keeps one file; another one it had is removed.
+    fn retire(&self, tail: Spare) {
+        let _ = self.retired.lock().unwrap_or_else(PoisonError::into_inner).replace(tail);
+    }
+
+    fn take_retired(&self) -> Option<Spare> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn fail(&self, error: Error) {
@@ -294,11 +307,12 @@ impl Writer {
             Some(task) => {
                 self.runtime.block_on(task).map_err(|e| Error::failure("the tail maker stopped").because(e))??
             }
-            None => make_spare(&folder, size)?,
+            None => make_spare(&folder, size, None)?,
         };
         self.spares_made += 1;
         let tail = Tail::create(path, spare, start)?;
-        self.spare = Some(self.runtime.spawn_blocking(move || make_spare(&folder, size)));
+        let old = self.shared.take_retired();
+        self.spare = Some(self.runtime.spawn_blocking(move || make_spare(&folder, size, old)));
         Ok(tail)
     }
 
@@ -476,7 +490,13 @@ mod tests {
     fn a_position_told_to_the_server_never_goes_back() {
         let (progress, told) = watch::channel(Progress { received: Offset(100), durable: Offset::ZERO, newest: None });
         let tracker = Mutex::new(AckTracker::new(Offset(100), Offset(100)));
-        let shared = Shared { tracker, progress, failure: Mutex::new(None), acknowledged: Offset(200) };
+        let shared = Shared {
+            tracker,
+            progress,
+            failure: Mutex::new(None),
+            acknowledged: Offset(200),
+            retired: Mutex::new(None),
+        };
         let durable = |start, end| {
             shared.durable(OffsetRange::new(Offset(start), Offset(end)), Offset(end), None);
             told.borrow().durable.0

@@ -114,6 +114,25 @@ fn a_damaged_old_segment_costs_only_the_moments_that_need_it() {
     pitr.run_restore(&world.server, &to, &["--target-time", &world.moments[2]]).exit(13).says(&[&name]);
     assert!(!to.exists());
 
+    // Every other file is exported, whether the footer tells of the damage or only the data.
+    let exported = |name: &str| {
+        let dir = scratch.join(name);
+        pitr.run(["export", &dir.display().to_string()]).exit(13).says(&[&file_name(&world.victim)]);
+        std::fs::read_dir(dir).unwrap().count()
+    };
+    let footer = exported("footer_damaged");
+    std::fs::write(&world.victim.path, original.as_ref().unwrap()).unwrap();
+    damage(&world.victim.path, |b| {
+        let data = b.len() / 2;
+        b[data] ^= 1;
+    });
+    let data = exported("data_damaged");
+    std::fs::write(&world.victim.path, original.as_ref().unwrap()).unwrap();
+    let dir = scratch.join("sound");
+    pitr.ok(["export", &dir.display().to_string()]);
+    assert_eq!((footer, data), (std::fs::read_dir(dir).unwrap().count() - 1, footer));
+
+    damage(&world.victim.path, |b| b.truncate(b.len() / 2));
     for words in [&["verify"][..], &["verify", "--read-data"]] {
         let told = pitr.run(words).exit(13).says(&[&name, "2 base backups"]);
         assert!(!told.stdout.contains(" 0 packs"), "{told}");

@@ -72,6 +72,31 @@ async fn written(files: &TimelineFiles, range: OffsetRange, until: u64) -> Resul
     result.map(|()| std::fs::read(path).unwrap())
 }
 
+/// What was damaged once may have been archived again, under another epoch.
+#[tokio::test]
+async fn damaged_log_is_read_from_another_segment_that_holds_it() {
+    let archive = archive();
+    let stored = |start, end, epoch| {
+        let codec = crate::catalog::Codec::Lz4;
+        archive.layout.name(&ObjectName::Segment { timeline: T2, range: range(start, end), epoch, codec })
+    };
+    for (start, end, epoch) in [(0, 100, 1), (100, 200, 1), (100, 200, 3), (150, 200, 2)] {
+        let summary = Summary { range: range(start, end), ..Summary::empty(Offset(start), Offset(end)) };
+        archive.create_segment(T2, &log(start, end), &summary, epoch, Compression::Lz4).await.unwrap();
+    }
+    let damage = |name: String| async {
+        archive.store.delete(&name).await.unwrap();
+        archive.store.create(&name, vec!["not a segment".into()]).await.unwrap();
+        name
+    };
+    let newest = damage(stored(100, 200, 3)).await;
+    assert_eq!(written(&files(&archive).await, range(100, 200), 200).await.unwrap(), log(100, 200));
+    damage(stored(100, 200, 1)).await;
+    let error = written(&files(&archive).await, range(100, 200), 200).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corruption);
+    assert!(error.message().contains(&newest), "{error}");
+}
+
 fn is_whole(holding: &Holding) -> bool {
     matches!(holding, Holding::Whole(_))
 }

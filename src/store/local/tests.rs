@@ -83,6 +83,20 @@ fn a_name_is_given_once_by_rename_and_by_link() {
 }
 
 /// More pieces than one system call takes (IOV_MAX is 1024), some of them empty.
+/// A tail's file is written to again under another name once the tail is sealed.
+#[test]
+fn what_lost_its_name_while_it_was_read_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tail");
+    fs::write(&path, "log").unwrap();
+    let open = fs::metadata(&path).unwrap();
+    assert!(is_named(&open, &path).unwrap());
+    fs::rename(&path, dir.path().join("hidden")).unwrap();
+    assert_eq!(is_named(&open, &path).unwrap_err().kind(), io::ErrorKind::NotFound);
+    fs::write(&path, "log").unwrap();
+    assert!(!is_named(&open, &path).unwrap());
+}
+
 #[tokio::test]
 async fn many_pieces_make_one_object() {
     let (_dir, store) = store();

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::segment::write::{Finished, SegmentWriter};
+use crate::stream::tail::Spare;
 
 /// The bytes of a closed segment.
 pub(super) enum Made {
@@ -37,7 +38,7 @@ pub(super) struct Upload {
 
 impl Upload {
     /// Creates the segment once the one `before` it is there, reports it durable, and
-    /// only then removes the tail it came from.
+    /// only then retires the tail it came from.
     pub(super) async fn create(&self, made: Made, before: Option<oneshot::Receiver<()>>) -> Result<()> {
         let (finished, tail) = match made {
             Made::InMemory(finished) => (finished, None),
@@ -58,7 +59,8 @@ impl Upload {
         epoch.check(archive.store.as_ref()).await?;
         shared.durable(summary.range, summary.boundary, summary.times.map(|t| t.1));
         if let Some(path) = tail {
-            tokio::fs::remove_file(&path).await.map_err(|e| Error::store_io("remove sealed tail", &path, e))?;
+            let retired = tokio::task::spawn_blocking(move || Spare::of_sealed(&path)).await;
+            shared.retire(retired.map_err(|e| Error::failure("a sealer stopped").because(e))??);
         }
         Ok(())
     }
