@@ -253,7 +253,7 @@ impl Source for Walsender {
         let mut patience = SLOT_RELEASE_TRIES;
         loop {
             self.connection.send_query(&command).await?;
-            match self.connection.recv().await? {
+            match self.connection.answer().await? {
                 Backend::CopyBoth => {
                     self.state = State::Streaming;
                     return Ok(());

@@ -1,6 +1,7 @@
 //! A session: messages in, messages out, simple queries.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,6 +16,10 @@ use crate::error::{Error, Kind, Result};
 /// Notices kept for [`Connection::take_notices`]; older ones go first. A base backup
 /// warns once per damaged block and five times per file.
 const NOTICES_MAX: usize = 1000;
+
+/// How long an answer may take for which the server need not work: after that it counts as
+/// lost, like one that falls silent in the stream.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Rows of one statement, every value as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -166,6 +171,18 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::recv`], where the server has nothing to wait for.
+    ///
+    /// # Errors
+    /// Also when it has said nothing for [`ANSWER_MAX`].
+    pub async fn answer(&mut self) -> Result<Backend> {
+        let answer = tokio::time::timeout(ANSWER_MAX, self.recv()).await;
+        answer.unwrap_or_else(|_| {
+            let text = format!("{}: the server has not answered for {} seconds", self.place, ANSWER_MAX.as_secs());
+            Err(Error::new(Kind::DatabaseUnreachable, text).hint("does it stand still? look at its disk and its log"))
+        })
+    }
+
     fn note(&mut self, report: Report) {
         if report.severity == "WARNING" {
             tracing::warn!(host = %self.place, "server: {report}");
@@ -206,7 +223,7 @@ impl Connection {
         let mut sets: Vec<ResultSet> = Vec::new();
         let mut failed = None;
         loop {
-            match self.recv().await? {
+            match self.answer().await? {
                 Backend::RowDescription(columns) => sets.push(ResultSet { columns, rows: Vec::new() }),
                 Backend::DataRow(row) => {
                     let text = |value: bytes::Bytes| String::from_utf8_lossy(&value).into_owned();

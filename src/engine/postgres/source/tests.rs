@@ -64,7 +64,8 @@ impl Fake {
                     }
                     while bytes[0] == b'c' && message(&mut socket).is_some_and(|(tag, _)| tag != b'c') {}
                 }
-                let last = answer.last().unwrap();
+                // Silence.
+                let Some(last) = answer.last() else { continue };
                 let whole = last.len() == u32::from_be_bytes(last[1..5].try_into().unwrap()) as usize + 1;
                 if !whole || !b"Zd".contains(&last[0]) {
                     break;
@@ -263,4 +264,23 @@ async fn a_connection_that_breaks_off_inside_a_message_is_unreachable() {
     let error = source.next().await.unwrap_err();
     assert_eq!(error.kind(), Kind::DatabaseUnreachable);
     assert!(source.stop().await.is_err());
+}
+
+/// A frozen server keeps its connections.
+#[tokio::test]
+async fn a_server_that_does_not_answer_counts_as_lost() {
+    for silent in ["IDENTIFY_SYSTEM", "START_REPLICATION"] {
+        let mut script = script("stream_and_keepalives", &["START_REPLICATION"]);
+        script.iter_mut().filter(|(command, _)| *command == silent).for_each(|(_, answer)| answer.clear());
+        let fake = Fake::start(script, 4096);
+        let mut source = fake.connect(None).await;
+        if silent == "START_REPLICATION" {
+            source.identify().await.unwrap();
+        }
+        tokio::time::pause();
+        let error = source.stream(&resume(1, 0)).await.unwrap_err();
+        tokio::time::resume();
+        assert_eq!(error.kind(), Kind::DatabaseUnreachable);
+        assert!(error.message().contains("not answered for 60 seconds"), "{silent}: {error}");
+    }
 }
