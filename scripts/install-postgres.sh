@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the tests and the demonstration need and the machine lacks:
-# PostgreSQL's server and client programs, lz4, zstd and strace. With --bench also the
-# peers that the benchmarks compare with.
+# PostgreSQL's server and client programs, lz4, zstd, openssl, strace and a C compiler.
+# With --bench also the peers that the benchmarks compare with.
 #
 # Does nothing when everything is there. Works as root, or as an ordinary user who
 # may use sudo; otherwise prints the command to run and fails.
 set -euo pipefail
+. "$(dirname "$0")/apt.sh"
 
 want_bench=no
 for argument in "$@"; do
@@ -29,37 +30,14 @@ postgres_bin_dir() {
     return 1
 }
 
-has_package() { apt-cache show "$1" >/dev/null 2>&1; }
-
-packages=()
-lists_are_fresh=no
-
-# Package lists may be empty on a fresh container, so "no such package" is believed
-# only after one update.
-refresh_lists() {
-    [ "$lists_are_fresh" = yes ] && return
-    as_root apt-get update -q
-    lists_are_fresh=yes
-}
-
-as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null 2>&1; then
-        sudo "$@"
-    else
-        echo "error: need root to run: $*" >&2
-        echo "hint: ask an administrator to run: apt-get install postgresql lz4 zstd strace procps" >&2
-        exit 1
-    fi
-}
-
 missing=()
 postgres_bin_dir >/dev/null || missing+=(postgresql)
 command -v lz4 >/dev/null 2>&1 || missing+=(lz4)
 command -v openssl >/dev/null 2>&1 || missing+=(openssl)
 command -v zstd >/dev/null 2>&1 || missing+=(zstd)
 command -v strace >/dev/null 2>&1 || missing+=(strace)
+# Rust brings no linker of its own, and a dependency holds C.
+command -v cc >/dev/null 2>&1 || missing+=(gcc libc6-dev)
 if [ "$want_bench" = yes ]; then
     command -v pgbackrest >/dev/null 2>&1 || missing+=(pgbackrest)
     command -v python3 >/dev/null 2>&1 || missing+=(python3)
@@ -76,6 +54,7 @@ if ! command -v apt-get >/dev/null 2>&1; then
 fi
 
 refresh_lists
+packages=()
 for name in "${missing[@]}"; do
     if [ "$name" = postgresql ]; then
         # The package would start a server of its own on the standard port, and
@@ -89,9 +68,7 @@ for name in "${missing[@]}"; do
         packages+=("$name")
     fi
 done
-
-echo "installing: ${packages[*]}" >&2
-as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}" >&2
+install_packages "${packages[@]}"
 
 if ! postgres_bin_dir >/dev/null; then
     echo "error: PostgreSQL was installed, but initdb, postgres, pgbench and pg_amcheck are in no /usr/lib/postgresql/*/bin" >&2
