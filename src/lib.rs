@@ -29,4 +29,6 @@ pub mod segment;
 pub mod store;
 pub mod stream;
 
+mod shell;
+
 pub use error::{Error, Kind, Result};

@@ -112,6 +112,16 @@ impl Archive {
         Ok(())
     }
 
+    /// A timeline's history, if the archive has one.
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] when it cannot be read.
+    pub async fn history(&self, timeline: TimelineId) -> Result<Option<History>> {
+        let name = self.layout.name(&ObjectName::History(timeline));
+        let Some(bytes) = self.store.get(&name, Part::All).await? else { return Ok(None) };
+        load::decode_history(&name, timeline, &bytes).map(Some)
+    }
+
     /// Keeps a timeline's history, before the first byte of that timeline. Another history
     /// under the same number is a conflict that only a person can judge.
     ///

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::position::Position;
 use crate::restore::{Observer, Outcome, Request, restore};
+use crate::shell::restore_command_word;
 
 /// Options of `pitr restore`.
 #[derive(Debug, clap::Args)]
@@ -185,31 +186,17 @@ impl LogSource {
     fn command(&self, settings: &Settings, cut: &Position) -> String {
         format!(
             "{} --store {} --cluster {} wal-fetch --until {} %f \"%p\"",
-            quoted(&self.program),
-            quoted(&self.store),
+            restore_command_word(&self.program),
+            restore_command_word(&self.store),
             settings.cluster,
-            quoted(&cut.0)
+            restore_command_word(&cut.0)
         )
     }
-}
-
-/// A word for the shell; `%` is doubled, for PostgreSQL replaces `%f` and `%p`.
-fn quoted(word: &str) -> String {
-    let word = word.replace('%', "%%");
-    let plain = word.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-:%".contains(&b));
-    if plain { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_safe_in_a_restore_command() {
-        assert_eq!(quoted("/usr/bin/pitr"), "/usr/bin/pitr");
-        assert_eq!(quoted("/a b/it's"), r"'/a b/it'\''s'");
-        assert_eq!(quoted("/50%f"), "/50%%f");
-    }
 
     #[test]
     fn a_tablespace_map_wants_two_absolute_directories() {

@@ -22,7 +22,7 @@ use crate::engine::LogFile;
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
-use crate::restore::file::{Holding, TimelineFiles, absent, history, holds_log};
+use crate::restore::file::{Holding, TimelineFiles, absent, holds_log};
 use crate::restore::temporary::sweep;
 
 /// Files prepared ahead.
@@ -69,7 +69,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             }
         }
         Some(LogFile::History(timeline)) => {
-            let Some(found) = history(&opened.archive, timeline).await? else {
+            let Some(found) = opened.archive.history(timeline).await? else {
                 // A server that ends its recovery looks for a number that no timeline has, and
                 // will ask for no more log, though some may be prepared past its target.
                 let none = Error::new(Kind::Absent, format!("timeline {} has no history in the archive", timeline.0));

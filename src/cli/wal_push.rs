@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
-use crate::restore::file::{Holding, TimelineFiles, history, holds_log, place};
+use crate::restore::file::{Holding, TimelineFiles, holds_log, place};
 use crate::segment::cutter::Limits;
 use crate::stream::roll_up::{indexed, roll_up};
 
@@ -121,7 +121,7 @@ async fn push(
 /// A server pushes the history of a timeline before its log. One that does not was opened on
 /// a restored copy, perhaps only to look at: its log must not become that of the source.
 async fn refuse_unknown(archive: &Archive, files: &TimelineFiles, timeline: TimelineId, path: &Path) -> Result<()> {
-    let known = files.closed_from(Offset::ZERO) > 0 || history(archive, timeline).await?.is_some();
+    let known = files.closed_from(Offset::ZERO) > 0 || archive.history(timeline).await?.is_some();
     if known || timeline == TimelineId(1) || !holds_log(archive).await? {
         return Ok(());
     }

@@ -12,9 +12,8 @@ use crate::catalog::layout::ObjectName;
 use crate::catalog::{Holder, SegmentInfo};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
-use crate::model::timeline::{History, TimelineId};
+use crate::model::timeline::TimelineId;
 use crate::segment::trailer::Finder;
-use crate::store::Part;
 
 #[cfg(test)]
 mod tests;
@@ -69,7 +68,7 @@ impl TimelineFiles {
         end_tails_where_log_goes_on(&mut segments);
         // Closed segments before tails, so that a sealed tail never hides its segment.
         segments.sort_by_key(|s| (s.range.start, s.holder == Holder::Tail, std::cmp::Reverse((s.range.end, s.epoch))));
-        let history = history(archive, timeline).await?;
+        let history = archive.history(timeline).await?;
         let begins = history.and_then(|history| history.ancestors.last().map(|parent| parent.switch));
         Ok(Self { archive: archive.clone(), timeline, begins, segments, gaps })
     }
@@ -228,18 +227,6 @@ pub async fn holds_log(archive: &Archive) -> Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// Reads a timeline's history from the archive.
-///
-/// # Errors
-/// [`Kind::Corruption`] when it cannot be read.
-pub async fn history(archive: &Archive, timeline: TimelineId) -> Result<Option<History>> {
-    let name = archive.layout.name(&ObjectName::History(timeline));
-    let Some(bytes) = archive.store.get(&name, Part::All).await? else { return Ok(None) };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| Error::corruption(format!("{name} in {} cannot be read", archive.store.location())).because(e))
 }
 
 /// The error for a log file of which the archive holds nothing.

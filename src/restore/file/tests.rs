@@ -7,7 +7,7 @@ use crate::catalog::layout::Layout;
 use crate::model::cluster::Identity;
 use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
-use crate::model::timeline::Ancestor;
+use crate::model::timeline::{Ancestor, History};
 use crate::segment::codec::Compression;
 use crate::segment::trailer::Trailer;
 use crate::store::memory::MemoryStore;

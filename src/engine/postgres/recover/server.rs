@@ -16,6 +16,7 @@ use crate::engine::postgres::connect::{Mode, connect};
 use crate::engine::postgres::conninfo::ConnInfo;
 use crate::engine::{RecoveryJob, Running};
 use crate::error::{Error, Kind, Result};
+use crate::shell;
 
 /// How often the server's state is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -318,12 +319,12 @@ pub(super) async fn start_and_leave(
             .hint(format!("its whole log is in {}", log.display())));
     }
     let role = superuser(&socket, user).await;
-    let socket = socket.display();
-    let (mut url, mut command) =
-        (format!("postgres:///postgres?host={socket}&port=5432"), format!("psql -h {socket} -p 5432 -d postgres"));
+    let socket = socket.display().to_string();
+    let mut url = format!("postgres:///postgres?host={}&port=5432", percent_encoded(&socket));
+    let mut command = format!("psql -h {} -p 5432 -d postgres", shell::word(&socket));
     if let Some(role) = role {
         url.push_str(&format!("&user={}", percent_encoded(&role)));
-        command.push_str(&format!(" -U {}", shell_word(&role)));
+        command.push_str(&format!(" -U {}", shell::word(&role)));
     }
     Ok(Running { url, command })
 }
@@ -331,8 +332,9 @@ pub(super) async fn start_and_leave(
 /// A role that may do everything, as the server itself says. It lets in whoever exists, so
 /// that any name that is likely will do to ask.
 async fn superuser(socket: &Path, user: &OsUser) -> Option<String> {
+    let socket = percent_encoded(&socket.display().to_string());
     for name in user.name().into_iter().chain(["postgres", "pitr"]) {
-        let url = format!("postgres:///postgres?host={}&port=5432&user={}", socket.display(), percent_encoded(name));
+        let url = format!("postgres:///postgres?host={socket}&port=5432&user={}", percent_encoded(name));
         let Ok(info) = ConnInfo::resolve(&url, &|_| None) else { continue };
         let Ok(mut sql) = connect(&info, Mode::Sql).await else { continue };
         let query = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1";
@@ -345,13 +347,8 @@ async fn superuser(socket: &Path, user: &OsUser) -> Option<String> {
 }
 
 fn percent_encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.~".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.~/".contains(&byte);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
-}
-
-fn shell_word(text: &str) -> String {
-    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-    if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -359,10 +356,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_roles_name_is_safe_in_a_url_and_in_a_command() {
-        assert_eq!((percent_encoded("dba_1").as_str(), shell_word("dba_1").as_str()), ("dba_1", "dba_1"));
+    fn a_roles_name_is_safe_in_a_url() {
+        assert_eq!(percent_encoded("dba_1"), "dba_1");
         assert_eq!(percent_encoded("o'neil &é"), "o%27neil%20%26%C3%A9");
-        assert_eq!(shell_word("o'neil x"), r"'o'\''neil x'");
-        assert_eq!(shell_word(""), "''");
     }
 }

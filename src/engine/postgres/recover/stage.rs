@@ -34,6 +34,7 @@ use crate::engine::{Detail, LogFile, LogFiles, LogPiece, LogReader, RecoveryJob,
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
+use crate::shell::restore_command_word;
 
 /// Raw bytes staged ahead of replay.
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
@@ -159,8 +160,8 @@ impl Stage {
     pub(super) fn command(&self) -> String {
         // Most files are there when they are asked for, and each process costs replay a
         // millisecond: the script is for the others.
-        let dir = self.dir.display().to_string().replace('\'', "'\\''").replace('%', "%%");
-        format!("mv '{dir}/files/%f' '%p' 2>/dev/null || /bin/sh '{dir}/fetch' '%f' '%p'")
+        let dir = restore_command_word(&self.dir.display().to_string());
+        format!("mv {dir}/files/'%f' '%p' 2>/dev/null || /bin/sh {dir}/fetch '%f' '%p'")
     }
 
     /// Writes the log into whole files, at most [`AHEAD_BYTES_MAX`] ahead of replay.
