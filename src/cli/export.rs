@@ -63,7 +63,8 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
                 match export_file(&files, range, &name, &args.dir).await {
                     Ok(Exported::Whole) => done.files += 1,
                     Ok(Exported::Beginning) => done.partial_files += 1,
-                    Ok(Exported::Nothing) => {
+                    Ok(Exported::Nothing) => {}
+                    Ok(Exported::Missing) => {
                         tracing::warn!("log file {name} is not whole in the archive (a gap): not written");
                         done.missing.push(name);
                     }
@@ -112,20 +113,18 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
 enum Exported {
     Whole,
     Beginning,
+    /// The archive ends before it.
     Nothing,
+    Missing,
 }
 
 /// Writes one log file, as far as the archive holds it.
 async fn export_file(files: &TimelineFiles, range: OffsetRange, name: &str, dir: &Path) -> Result<Exported> {
-    match files.holding(range) {
-        Holding::Whole(parts) => {
-            files.write(range, range.end, &parts, &dir.join(name)).await?;
-            Ok(Exported::Whole)
-        }
-        Holding::Beginning(parts) => {
-            files.write(range, range.end, &parts, &dir.join(format!("{name}.partial"))).await?;
-            Ok(Exported::Beginning)
-        }
-        Holding::Nothing | Holding::Hole(_) => Ok(Exported::Nothing),
-    }
+    let (parts, path, exported) = match files.holding(range) {
+        Holding::Whole(parts) => (parts, dir.join(name), Exported::Whole),
+        Holding::Beginning(parts) => (parts, dir.join(format!("{name}.partial")), Exported::Beginning),
+        Holding::Nothing | Holding::Hole(_) => return Ok(Exported::Missing),
+    };
+    let written = files.write(range, range.end, &parts, &path).await?;
+    Ok(if written { exported } else { Exported::Nothing })
 }

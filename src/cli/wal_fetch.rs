@@ -108,15 +108,16 @@ async fn deliver(
     }
     sweep(path.parent().unwrap_or(Path::new(".")));
     let files = TimelineFiles::list(&opened.archive, timeline).await?;
-    match files.holding(wanted) {
-        Holding::Whole(parts) => files.write(range, until, &parts, path).await,
-        Holding::Beginning(parts) if until == NO_END || reaches(&parts, wanted.end) => {
-            files.write(range, until, &parts, path).await
-        }
-        Holding::Nothing if until == NO_END => Err(proven(opened, absent(name), &ready).await),
-        Holding::Beginning(_) | Holding::Nothing => Err(ends_early(opened, name, until)),
-        Holding::Hole(at) => Err(hole(opened, name, at)),
+    let parts = match files.holding(wanted) {
+        Holding::Whole(parts) => parts,
+        Holding::Beginning(parts) if until == NO_END || reaches(&parts, wanted.end) => parts,
+        Holding::Beginning(_) | Holding::Nothing => Vec::new(),
+        Holding::Hole(at) => return Err(hole(opened, name, at)),
+    };
+    if !parts.is_empty() && files.write(range, until, &parts, path).await? {
+        return Ok(());
     }
+    Err(if until == NO_END { proven(opened, absent(name), &ready).await } else { ends_early(opened, name, until) })
 }
 
 /// `absence`, if it is proven: an archive that holds no log at all proves nothing by lacking

@@ -114,14 +114,18 @@ impl TimelineFiles {
 
     /// Writes `range` to `path`, verified, as a file of exactly `range`'s length: what lies
     /// at or behind `until`, and what the archive does not hold at its end, is zeros.
-    /// Complete under its name or not there.
+    /// Complete under its name or not there: `false` when the pieces hold no log, as a tail
+    /// does that was just begun.
     ///
     /// # Errors
     /// [`Kind::Corruption`] when a segment is damaged; otherwise what the disk said.
-    pub async fn write(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], path: &Path) -> Result<()> {
+    pub async fn write(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], path: &Path) -> Result<bool> {
         let temporary = Temporary::beside(path)?;
-        self.write_to(range, until, parts, temporary.file()).await.map_err(|e| e.context(path.display()))?;
-        temporary.rename(path)
+        let written = self.write_to(range, until, parts, temporary.file()).await;
+        if !written.map_err(|e| e.context(path.display()))? {
+            return Ok(false);
+        }
+        temporary.rename(path).map(|()| true)
     }
 
     /// The bytes of a piece, verified. Where they are damaged, those of another segment that
@@ -153,7 +157,8 @@ impl TimelineFiles {
         Err(Error::new(Kind::NotRecoverable, format!("the log in {name} ends at {end}, though there is log behind it")))
     }
 
-    async fn write_to(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], file: &File) -> Result<()> {
+    async fn write_to(&self, range: OffsetRange, until: Offset, parts: &[SegmentInfo], file: &File) -> Result<bool> {
+        let mut any = false;
         let held = OffsetRange::new(range.start, range.end.min(until));
         let failed = |e: std::io::Error| Error::failure("cannot be written").because(e);
         let mut out = BufWriter::with_capacity(1 << 20, file);
@@ -166,11 +171,14 @@ impl TimelineFiles {
                 Holder::Tail => without_trailer(part.range.start, bytes),
             };
             let std::ops::Range { start, end } = place(part.range.start, wanted);
-            out.write_all(bytes.get(start..end.min(bytes.len())).unwrap_or_default()).map_err(failed)?;
+            let bytes = bytes.get(start..end.min(bytes.len())).unwrap_or_default();
+            any = any || bytes.iter().any(|byte| *byte != 0);
+            out.write_all(bytes).map_err(failed)?;
         }
         out.flush().map_err(failed)?;
         file.set_len(range.len()).map_err(failed)?;
-        file.sync_data().map_err(failed)
+        file.sync_data().map_err(failed)?;
+        Ok(any)
     }
 }
 

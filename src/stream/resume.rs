@@ -123,9 +123,9 @@ async fn read_tail(
     Ok((scanner, Carried { start: tail.range.start, bytes, summary, object, confirmed: None }))
 }
 
-/// Removes tails of earlier writers that begin before `end`, where the archive's log goes
-/// on, and are none of it: what they hold is in segments, or in a longer tail. Their
-/// writers died before they removed them.
+/// Removes tails of earlier writers that begin at or before `end`, where the archive's log goes
+/// on, and are none of it: what they hold is in segments, or in a longer tail, or nothing.
+/// Their writers ended before they removed them.
 async fn remove_sealed(
     archive: &Archive,
     timeline: TimelineId,
@@ -139,7 +139,7 @@ async fn remove_sealed(
     let mut sealed = Vec::new();
     let mut see = |object: ObjectInfo| {
         if let Some(ObjectName::Tail { start, epoch: of, .. }) = archive.layout.parse(&object.name)
-            && start < end
+            && start <= end
             && of < epoch.number()
             && !counts(start, of)
         {

@@ -24,7 +24,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Silence after which the connection counts as lost. We ask for a reply every second.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// How long the last word to the server may take. Everything is durable by then, and a server
+/// How long the last words with the server may take. Everything is there by then, and a server
 /// that is frozen must not keep us from ending.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
@@ -80,7 +80,8 @@ pub async fn run(
     let timeline = setup.timeline;
     let (writer, here, mut progress) = writer::run(setup, inbox);
     let (received, stop) = (progress.borrow().received, until.stop.clone());
-    let mut session = Session { source, queue: Some(queue), here, received, report, timeline, stop };
+    let mut session =
+        Session { source, queue: Some(queue), here, received, report, timeline, stop, asked: 0, answered: 0 };
     let outcome = session.pump(&mut progress, &mut until).await;
     let seal = matches!(outcome, Ok(End::TimelineEnd { .. }));
     if let Some(queue) = session.queue.take() {
@@ -127,6 +128,10 @@ struct Session<'a> {
     report: &'a watch::Sender<Report>,
     timeline: TimelineId,
     stop: watch::Receiver<bool>,
+    /// How often the server was asked for a keepalive, and how often it answered: each answer
+    /// is to the oldest question that has none.
+    asked: u64,
+    answered: u64,
 }
 
 impl Session<'_> {
@@ -149,6 +154,7 @@ impl Session<'_> {
     /// Tells the server how far we are. One that takes nothing counts as lost after a while,
     /// and does not keep us from stopping: what is half sent then goes out with the rest.
     async fn tell(&mut self, durable: Offset, request_reply: bool) -> Result<()> {
+        self.asked += u64::from(request_reply);
         tokio::select! {
             biased;
             told = tokio::time::timeout(SILENCE_MAX, self.source.ack(self.received, durable, request_reply)) =>
@@ -162,14 +168,24 @@ impl Session<'_> {
         let mut tick = tokio::time::interval(STATUS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = tokio::time::Instant::now();
+        // Since when nothing is missing but the server's word that this is all.
+        let mut parting: Option<(tokio::time::Instant, u64)> = None;
         loop {
             // Received is enough: what was received is made durable before `run` ends. And it
             // is all there may be: a server's log can end inside a record whose rest will
             // never come, and durable counts whole records.
-            if let Goal::Offset(goal) = *until.goal.borrow()
-                && self.received >= goal
-            {
-                return Ok(End::Stopped);
+            let reached = matches!(*until.goal.borrow(), Goal::Offset(goal) if self.received >= goal);
+            match parting {
+                _ if !reached => parting = None,
+                // Without it nobody knows up to when the log of an idle server is complete.
+                None => {
+                    let now = *progress.borrow();
+                    self.tell(now.durable, true).await?;
+                    parting = Some((tokio::time::Instant::now(), self.asked));
+                }
+                Some((_, question)) if self.answered >= question => return Ok(End::Stopped),
+                Some((since, _)) if since.elapsed() > FAREWELL_MAX => return Ok(End::Stopped),
+                Some(_) => {}
             }
             if *until.stop.borrow() {
                 return Ok(End::Stopped);
@@ -218,6 +234,8 @@ impl Session<'_> {
                         }
                         StreamEvent::Keepalive { log_end, time, reply_requested } => {
                             permit.send(Input::Confirmed { log_end, time });
+                            // The server's own questions are no answers.
+                            self.answered += u64::from(!reply_requested);
                             let now = *progress.borrow();
                             if reply_requested {
                                 self.tell(now.durable, false).await?;

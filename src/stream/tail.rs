@@ -182,6 +182,14 @@ impl Tail {
         if self.group.is_empty() { self.write() } else { Ok(()) }
     }
 
+    /// Removes a tail that holds no log.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_file(&self.path).map_err(|e| Error::store_io("remove", &self.path, e))
+    }
+
     /// The file and the CRC-32C of its log, for the sealer.
     #[must_use]
     pub fn into_parts(self) -> (PathBuf, u32) {

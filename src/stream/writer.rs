@@ -263,6 +263,10 @@ impl Writer {
             return Ok(());
         }
         self.confirmed = Some(time);
+        if self.open.is_none() && self.setup.tail_folder.is_some() {
+            // The last segment is full, and a server may be idle for days.
+            self.open_segment(log_end)?;
+        }
         match &mut self.open {
             Some((Open::Tail(tail), summary)) => tail.confirm(Trailer { boundary: summary.boundary, confirmed: time }),
             _ => Ok(()),
@@ -382,13 +386,11 @@ impl Writer {
                 }
                 Made::InMemory(writer.finish(&summary)?)
             }
+            Open::Tail(tail) if summary.range.is_empty() => return tail.remove(),
             Open::Tail(mut tail) => {
                 tail.sync()?;
                 self.check_epoch()?;
                 self.shared.durable(tail.range(), summary.boundary, summary.times.map(|t| t.1));
-                if summary.range.is_empty() {
-                    return Ok(());
-                }
                 let writer = Box::new(self.segment_writer(tail.start()));
                 let bytes = tail.range().len();
                 let (path, sum) = tail.into_parts();

@@ -139,6 +139,23 @@ fn holds_exactly_the_commits_at_or_before_many_times() {
     }
 }
 
+/// The server's word that there is no more is waited for.
+#[test]
+fn an_idle_server_restores_to_a_time_as_soon_as_it_is_archived() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "source").setting("autovacuum", "off").start();
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let now = server.sql("select now() at time zone 'UTC'") + "Z";
+    let window = |list: &serde_json::Value| list["windows"][0]["to"].as_str().map(str::to_owned);
+    let listed = pitr.json(&["list"]);
+    let first = window(&listed).unwrap_or_else(|| panic!("no window: {listed:#}"));
+    pitr.ok(["plan", "--target-time", &first]);
+    pitr.catch_up();
+    pitr.ok(["plan", "--target-time", &now]);
+}
+
 #[test]
 fn a_quiet_database_restores_to_a_time_in_which_nothing_happened() {
     let scratch = Scratch::new();

@@ -68,8 +68,9 @@ async fn written(files: &TimelineFiles, range: OffsetRange, until: u64) -> Resul
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     let result = files.write(range, Offset(until), &parts, &path).await;
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), usize::from(result.is_ok()));
-    result.map(|()| std::fs::read(path).unwrap())
+    let written = matches!(result, Ok(true));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), usize::from(written));
+    result.map(|_| std::fs::read(path).unwrap_or_default())
 }
 
 /// What was damaged once may have been archived again, under another epoch.
@@ -99,6 +100,17 @@ async fn damaged_log_is_read_from_another_segment_that_holds_it() {
 
 fn is_whole(holding: &Holding) -> bool {
     matches!(holding, Holding::Whole(_))
+}
+
+/// It says up to when the log is complete, or was made a moment ago.
+#[tokio::test]
+async fn a_tail_without_log_is_no_file() {
+    for trailer in [true, false] {
+        let archive = archive();
+        segment(&archive, 0, 100).await;
+        tail(&archive, 100, 100, 100, trailer).await;
+        assert_eq!(written(&files(&archive).await, range(100, 200), 200).await.unwrap(), Vec::<u8>::new());
+    }
 }
 
 /// At the moment at which a writer goes on to the next file, the one before is a tail that
