@@ -47,6 +47,8 @@ pub(super) fn replay_settings(job: &RecoveryJob, control: &HashMap<String, Strin
         "max_wal_size=16GB",
         "wal_recycle=off",
         "wal_init_zero=off",
+        // In the data directory: `/dev/shm` may be closed to the user, as in some containers.
+        "dynamic_shared_memory_type=mmap",
         // Turning it off would throw away the commit times kept so far.
         "track_commit_timestamp=on",
         "recovery_target=",
@@ -95,6 +97,8 @@ fn private_settings() -> Vec<String> {
         "logging_collector=off",
         "log_destination=stderr",
         "restart_after_crash=off",
+        // The source's machine may have them, this one not.
+        "huge_pages=try",
         "max_logical_replication_workers=0",
         "jit=off",
     ]
