@@ -354,9 +354,10 @@ mod tests {
         }
     }
 
-    /// Any process, whose working directory is `dir`.
+    /// Any process, whose working directory is `dir`. It ends by the signal, as servers do, also
+    /// where we were started to ignore it (`make test &` in a script).
     fn process_in(dir: &Path) -> Child {
-        Command::new("sleep").arg("600").current_dir(dir).spawn().unwrap()
+        Command::new("env").args(["--default-signal=QUIT", "sleep", "600"]).current_dir(dir).spawn().unwrap()
     }
 
     #[test]
