@@ -26,7 +26,12 @@ pub async fn resolve(
         Point::Native { .. } => Some(engine.locator(target)?),
         Point::Latest | Point::Time(_) | Point::Name(_) => None,
     };
-    let refused = |refusal: Refusal| in_engine_words(refusal, engine);
+    let words = |text: String| in_engine_words(&text, engine);
+    let refused = |mut refusal: Refusal| {
+        refusal.message = words(refusal.message);
+        refusal.hint = refusal.hint.map(words);
+        refusal.into_error()
+    };
     let planner = Planner::new(catalog, target, locator.as_deref(), now).map_err(refused)?;
     let mut narrowed = planner.narrow().map_err(refused)?;
     loop {
@@ -35,16 +40,16 @@ pub async fn resolve(
             None => Vec::new(),
         };
         match planner.settle(narrowed, &marks).map_err(refused)? {
-            Step::Done(plan) => return Ok(plan),
+            Step::Done(plan) => return Ok(Plan { notes: plan.notes.into_iter().map(words).collect(), ..plan }),
             Step::Read(next) => narrowed = next,
         }
     }
 }
 
 /// The planner speaks of offsets, people of positions.
-fn in_engine_words(mut refusal: Refusal, engine: &dyn Engine) -> Error {
+fn in_engine_words(said: &str, engine: &dyn Engine) -> String {
     let mut text = String::new();
-    let mut rest = refusal.message.as_str();
+    let mut rest = said;
     while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
         let (before, from) = rest.split_at(at);
         let digits = from.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(from.len());
@@ -57,8 +62,7 @@ fn in_engine_words(mut refusal: Refusal, engine: &dyn Engine) -> Error {
         rest = after;
     }
     text.push_str(rest);
-    refusal.message = text;
-    refusal.into_error()
+    text
 }
 
 /// What a scanner sees in the range the planner asks for.
