@@ -70,7 +70,11 @@ impl Builder<'_> {
         let bin_dir = bin_dir_for(self.scratch, self.version);
         let data = self.scratch.server_dir(&self.name);
         let mut initdb = Command::new(bin_dir.join("initdb"));
-        initdb.args(["--encoding=UTF8", &format!("--wal-segsize={}", self.wal_segment_mib), "--pgdata"]).arg(&data);
+        // The name, because an ordinary user's tests run their servers themselves.
+        initdb
+            .args(["--username=postgres", "--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8"])
+            .args([&format!("--wal-segsize={}", self.wal_segment_mib), "--pgdata"])
+            .arg(&data);
         if self.data_checksums {
             initdb.arg("--data-checksums");
         }
