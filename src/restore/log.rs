@@ -28,7 +28,7 @@ impl PlannedLog {
     /// cut; `ahead` segments are fetched at a time.
     #[must_use]
     pub fn new(archive: Archive, catalog: &Catalog, plan: &Plan, ahead: usize) -> Self {
-        let waiting = whole_files(&archive, catalog, plan).into();
+        let waiting = whole_files(&archive, catalog, &plan.log, plan.cut).into();
         Self { archive, waiting, running: VecDeque::new(), ahead: ahead.max(1), cut: plan.cut }
     }
 }
@@ -36,10 +36,10 @@ impl PlannedLog {
 /// The plan's segments that begin before the cut, and those before them that the same log
 /// files need: a server reads a log file from its start. What the plan names behind the
 /// cut may be of another timeline, whose files hold other bytes than the cut's own.
-fn whole_files(archive: &Archive, catalog: &Catalog, plan: &Plan) -> Vec<PlannedSegment> {
-    let mut whole: Vec<PlannedSegment> = Vec::with_capacity(plan.log.len());
+fn whole_files(archive: &Archive, catalog: &Catalog, log: &[PlannedSegment], cut: Offset) -> Vec<PlannedSegment> {
+    let mut whole: Vec<PlannedSegment> = Vec::with_capacity(log.len());
     let mut before: Option<TimelineId> = None;
-    for planned in plan.log.iter().filter(|planned| planned.range.start < plan.cut) {
+    for planned in log.iter().filter(|planned| planned.range.start < cut) {
         if before != Some(planned.timeline) {
             before = Some(planned.timeline);
             let file = planned.info.range.start.floor_to(archive.identity.log_file_bytes);
@@ -79,5 +79,80 @@ impl Drop for PlannedLog {
         for (_, task) in &self.running {
             task.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::catalog::layout::Layout;
+    use crate::catalog::{Codec, Holder, TimelineLog};
+    use crate::model::cluster::Identity;
+    use crate::model::offset::OffsetRange;
+    use crate::model::summary::Summary;
+    use crate::segment::codec::Compression;
+    use crate::store::memory::MemoryStore;
+
+    const FILE: u64 = 100;
+
+    /// Timeline, first and last offset of each piece that a server is given up to `cut`,
+    /// when a plan names `log`: timeline, segment, and from where on it is needed.
+    async fn given(known: &[(u32, u64, u64)], log: &[(u32, u64, u64, u64)], cut: u64) -> Vec<(u32, u64, u64)> {
+        let identity = Identity {
+            format_version: 1,
+            engine: "postgres".into(),
+            system: "7".into(),
+            log_file_bytes: FILE,
+            server_version: 15,
+        };
+        let (store, layout) = (Arc::new(MemoryStore::new()), Layout::new("main".parse().unwrap()));
+        let archive = Archive { store, layout, identity: identity.clone() };
+        let info = |start, end| {
+            let range = OffsetRange::new(Offset(start), Offset(end));
+            let summary = Summary { range, ..Summary::empty(range.start, range.end) };
+            (SegmentInfo::of(&summary, 1, Holder::Segment(Codec::Lz4)), summary)
+        };
+        let mut timelines: BTreeMap<TimelineId, TimelineLog> = BTreeMap::new();
+        for &(timeline, start, end) in known {
+            let (info, summary) = info(start, end);
+            let raw: Vec<u8> = (start..end).map(|at| at as u8).collect();
+            archive.create_segment(TimelineId(timeline), &raw, &summary, 1, Compression::Lz4).await.unwrap();
+            timelines.entry(TimelineId(timeline)).or_default().segments.push(info);
+        }
+        let catalog = Catalog { identity, timelines, bases: Vec::new(), damaged_bases: Vec::new() };
+        let planned = |&(timeline, start, end, from): &(u32, u64, u64, u64)| PlannedSegment {
+            timeline: TimelineId(timeline),
+            info: info(start, end).0,
+            range: OffsetRange::new(Offset(from), Offset(end)),
+        };
+        let log: Vec<PlannedSegment> = log.iter().map(planned).collect();
+        let waiting = whole_files(&archive, &catalog, &log, Offset(cut)).into();
+        let mut log = PlannedLog { archive, waiting, running: VecDeque::new(), ahead: 2, cut: Offset(cut) };
+        let mut given = Vec::new();
+        while let Some(piece) = log.next().await.unwrap() {
+            let end = piece.start.0 + piece.bytes.len() as u64;
+            assert!(piece.bytes.iter().copied().eq((piece.start.0..end).map(|at| at as u8)));
+            given.push((piece.timeline.0, piece.start.0, end));
+        }
+        given
+    }
+
+    #[tokio::test]
+    async fn the_log_ends_at_the_cut_whatever_the_plan_names_behind_it() {
+        let known = [(1, 0, 100), (1, 100, 200), (2, 100, 200), (2, 200, 300)];
+        let log = [(1, 0, 100, 0), (1, 100, 200, 100), (2, 100, 200, 150), (2, 200, 300, 200)];
+        assert_eq!(given(&known, &log, 150).await, [(1, 0, 100), (1, 100, 150)]);
+        assert_eq!(given(&known, &log, 100).await, [(1, 0, 100)]);
+    }
+
+    #[tokio::test]
+    async fn a_log_file_is_given_from_its_start() {
+        let known = [(1, 0, 100), (1, 100, 130), (1, 130, 160), (1, 160, 200), (2, 200, 230), (2, 230, 260)];
+        let log = [(1, 160, 200, 170), (2, 230, 260, 240)];
+        let whole = [(1, 100, 130), (1, 130, 160), (1, 160, 200), (2, 200, 230), (2, 230, 250)];
+        assert_eq!(given(&known, &log, 250).await, whole);
     }
 }

@@ -25,6 +25,8 @@ pub mod files;
 pub mod log;
 pub mod resolve;
 pub mod temporary;
+#[cfg(test)]
+mod tests;
 
 use files::LayOut;
 use log::PlannedLog;
@@ -317,65 +319,5 @@ fn check_room(dir: &Path, bytes: u64) -> Result<()> {
             .hint("make room, or give --to a directory on another disk"))
         }
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::{Child, Command};
-
-    use super::*;
-
-    #[test]
-    fn a_link_stands_for_the_directory_it_leads_to() {
-        let scratch = tempfile::tempdir().unwrap();
-        let real = fs::canonicalize(scratch.path()).unwrap().join("real");
-        let link = scratch.path().join("link");
-        std::os::unix::fs::symlink("real", &link).unwrap();
-        let error = destination(&link).unwrap_err();
-        assert_eq!(error.kind(), crate::Kind::Config);
-        assert!(error.message().contains(link.to_str().unwrap()), "{error}");
-        fs::create_dir(&real).unwrap();
-        assert_eq!(destination(&link).unwrap(), real);
-        assert_eq!(destination(&scratch.path().join("link/")).unwrap(), real);
-        assert_eq!(destination(&real.join("new")).unwrap(), real.join("new"));
-    }
-
-    #[test]
-    fn a_mount_point_is_refused() {
-        let error = destination(Path::new("/proc")).unwrap_err();
-        assert_eq!(error.kind(), crate::Kind::Config);
-        assert!(error.advice().unwrap().contains("--to /proc/data"), "{error:?}");
-        assert!(!is_mount_point(Path::new("/proc/self")));
-        let scratch = tempfile::tempdir().unwrap();
-        fs::create_dir(scratch.path().join("inside")).unwrap();
-        for dir in ["inside", "missing", "missing/too"] {
-            assert!(!is_mount_point(&scratch.path().join(dir)), "{dir}");
-        }
-    }
-
-    /// Any process, whose working directory is `dir`. It ends by the signal, as servers do, also
-    /// where we were started to ignore it (`make test &` in a script).
-    fn process_in(dir: &Path) -> Child {
-        Command::new("env").args(["--default-signal=QUIT", "sleep", "600"]).current_dir(dir).spawn().unwrap()
-    }
-
-    #[test]
-    fn only_a_server_of_the_directory_itself_is_stopped() {
-        let scratch = tempfile::tempdir().unwrap();
-        let partial = scratch.path().join("data.partial");
-        fs::create_dir(&partial).unwrap();
-        let mut stranger = process_in(scratch.path());
-        fs::write(partial.join("postmaster.pid"), format!("{}\n/data\n", stranger.id())).unwrap();
-        stop_orphan(&partial).unwrap();
-        assert!(stranger.try_wait().unwrap().is_none(), "it was ended");
-        stranger.kill().unwrap();
-        stranger.wait().unwrap();
-
-        let mut ours = process_in(&partial);
-        fs::write(partial.join("postmaster.pid"), format!("{}\n/data\n", ours.id())).unwrap();
-        stop_orphan(&partial).unwrap();
-        assert!(!ours.wait().unwrap().success());
-        stop_orphan(&partial).unwrap();
     }
 }

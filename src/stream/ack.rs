@@ -69,6 +69,7 @@ mod tests {
     fn a_hole_holds_back_what_lies_behind_it() {
         let mut tracker = AckTracker::new(Offset(0), Offset(0));
         assert_eq!(tracker.durable(range(10, 20), Offset(18)), Offset(0));
+        assert_eq!(tracker.durable(range(10, 15), Offset(15)), Offset(0), "less of the same is no news");
         assert_eq!(tracker.durable(range(0, 10), Offset(9)), Offset(18));
     }
 
@@ -84,6 +85,7 @@ mod tests {
         assert_eq!(tracker.durable(range(100, 110), Offset(110)), Offset(110));
         assert_eq!(tracker.durable(range(100, 130), Offset(125)), Offset(125));
         assert_eq!(tracker.durable(range(100, 120), Offset(120)), Offset(125), "never back");
+        assert_eq!(tracker.durable(range(130, 140), Offset(120)), Offset(125), "never back");
     }
 
     proptest! {

@@ -75,3 +75,28 @@ async fn join(
     archive.store.create(&archive.layout.name(&object), finished.body).await?;
     Ok(SegmentInfo::of(&summary, epoch, holder))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::writer::tests::{Place, T1, log, range};
+
+    #[tokio::test]
+    async fn segments_are_joined_up_to_the_largest_size_and_a_lone_one_is_left() {
+        let place = Place::new();
+        let mut parts = Vec::new();
+        for (start, end) in [(0, 20), (20, 30), (30, 50), (50, 100), (100, 130), (130, 140)] {
+            let summary =
+                Summary { range: range(start, end), ..Summary::empty(range(start, end).start, range(start, end).end) };
+            place.archive.create_segment(T1, &log(start, end), &summary, 1, Compression::Lz4).await.unwrap();
+            parts.push(SegmentInfo::of(&summary, 1, Holder::Segment(Compression::Lz4.codec())));
+        }
+        let limits = Limits { log_file_bytes: 100, segment_bytes: 50, flush_interval_micros: None };
+        let made = compact(&place.archive, T1, &parts, &limits, 2, Compression::Lz4).await.unwrap();
+        assert_eq!(made.iter().map(|made| made.range).collect::<Vec<_>>(), [range(0, 50), range(100, 140)]);
+        assert_eq!(place.segments().len(), 8, "the small ones stay");
+        for made in made {
+            assert_eq!(place.archive.raw(T1, &made).await.unwrap(), log(made.range.start.0, made.range.end.0));
+        }
+    }
+}

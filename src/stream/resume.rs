@@ -14,6 +14,9 @@ use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
 use crate::store::ObjectInfo;
 
+#[cfg(test)]
+mod tests;
+
 /// Segments that may have been on their way when a writer died, and some more.
 const SETTLED: usize = 4;
 

@@ -373,8 +373,8 @@ mod tests {
         tail.append(b"whole and half").unwrap();
         tail.sync().unwrap();
         drop(tail);
-        // What a failed sync may leave on disk.
-        fs::write(&path, [0; 64]).unwrap();
+        // What a failed sync may leave on disk, and what lies behind the valid bytes.
+        fs::write(&path, [[0; 32], [7; 32]].concat()).unwrap();
         let mut tail = Tail::reopen(path.clone(), Offset(1000), b"whole").unwrap();
         assert_eq!(tail.range(), OffsetRange::new(Offset(1000), Offset(1005)));
         tail.append(b"!").unwrap();
@@ -395,6 +395,34 @@ mod tests {
         fs::write(&path, b"").unwrap();
         assert!(tail.sync().is_err(), "a second try must not succeed");
         assert!(tail.append(b"g").and_then(|()| tail.sync()).is_err());
+    }
+
+    /// The kernel may have dropped what it could not write, and would not say so again.
+    #[test]
+    fn after_a_write_that_failed_nothing_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tail-x");
+        fs::write(&path, [0; 64]).unwrap();
+        let mut tail = Tail::new(File::open(&path).unwrap(), path.clone(), Offset(0), 64);
+        tail.append(b"abc").unwrap();
+        assert!(tail.sync().is_err(), "the file is open for reading only");
+        tail.file = OpenOptions::new().write(true).open(&path).unwrap();
+        assert!(tail.sync().is_err());
+        assert!(tail.append(b"d").and_then(|()| tail.sync()).is_err());
+    }
+
+    #[test]
+    fn nothing_of_an_older_trailer_stays_behind_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tail-x");
+        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), 64, None).unwrap(), Offset(0)).unwrap();
+        tail.append(&[7; 20]).unwrap();
+        tail.confirm(Trailer { boundary: Offset(20), confirmed: crate::model::time::Timestamp(1) }).unwrap();
+        tail.sync().unwrap();
+        assert_eq!(&fs::read(&path).unwrap()[48..52], b"TAIL");
+        tail.append(&[8; 20]).unwrap();
+        tail.sync().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [&[7; 20][..], &[8; 20], &[0; 24]].concat());
     }
 
     #[test]

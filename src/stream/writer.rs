@@ -38,6 +38,8 @@ use crate::store::local::make_folder;
 
 mod here;
 mod setup;
+#[cfg(test)]
+pub(super) mod tests;
 mod thread;
 mod upload;
 
@@ -481,31 +483,4 @@ impl Writer {
 /// The last part of an object's name.
 fn file_name(object: &str) -> &str {
     object.rsplit('/').next().unwrap_or(object)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A damaged segment is streamed again: until more is durable than ever was, nothing is told.
-    #[test]
-    fn a_position_told_to_the_server_never_goes_back() {
-        let (progress, told) = watch::channel(Progress { received: Offset(100), durable: Offset::ZERO, newest: None });
-        let tracker = Mutex::new(AckTracker::new(Offset(100), Offset(100)));
-        let shared = Shared {
-            tracker,
-            progress,
-            failure: Mutex::new(None),
-            acknowledged: Offset(200),
-            retired: Mutex::new(None),
-        };
-        let durable = |start, end| {
-            shared.durable(OffsetRange::new(Offset(start), Offset(end)), Offset(end), None);
-            told.borrow().durable.0
-        };
-        assert_eq!(durable(100, 150), 0);
-        assert_eq!(durable(150, 199), 0);
-        assert_eq!(durable(199, 200), 200);
-        assert_eq!(durable(200, 250), 250);
-    }
 }

@@ -284,6 +284,9 @@ fn a_restore_into_the_store_or_around_it_is_refused() {
         let refused = pitr.run_restore(&server, &scratch.join(to), &["--target", "latest"]);
         refused.exit(5).says(&["lies in the store", &store]);
     }
+    let map = format!("/somewhere={store}/main");
+    let refused = pitr.run_restore(&server, &scratch.join("to"), &["--target", "latest", "--tablespace-map", &map]);
+    refused.exit(5).says(&["lies in the store", &store]);
     let around = pitr.run_restore(&server, scratch.path(), &["--target", "latest", "--delta"]);
     around.exit(5).says(&["holds the store", &store]);
     assert!(objects() == before, "the store is no longer what it was");

@@ -450,6 +450,36 @@ fn no_recover_to_the_end_is_the_end_there_was() {
     amcheck(&restored);
 }
 
+/// What `ALTER SYSTEM` wrote comes with the base, and servers read it.
+#[test]
+fn settings_that_came_with_the_base_do_not_steer_the_replay() {
+    let scratch = Scratch::new();
+    let server = Server::new(&scratch, "source");
+    marker_table(&server);
+    for setting in [
+        "recovery_target_time = '2001-01-01 00:00:00+00'",
+        "recovery_min_apply_delay = '1d'",
+        // Relative to the data directory.
+        "recovery_end_command = 'touch steered'",
+        "archive_mode = 'on'",
+        "archive_command = 'touch steered'",
+        "primary_conninfo = 'host=/nowhere'",
+    ] {
+        server.sql(&format!("alter system set {setting}"));
+    }
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let inside = BTreeSet::from([mark(&server), mark(&server)]);
+    pitr.catch_up();
+
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    assert!(!to.join("steered").exists());
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(marker_xids(&restored), inside);
+}
+
 /// Paths go through a shell, through PostgreSQL's `%f` and `%p`, and through its settings.
 #[test]
 fn odd_characters_in_paths_do_no_harm() {

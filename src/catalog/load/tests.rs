@@ -553,3 +553,161 @@ async fn loading_may_move_between_threads() {
     let catalog = tokio::spawn(async move { archive.load().await }).await.unwrap().unwrap();
     assert_eq!(catalog.timelines.len(), 1);
 }
+
+#[tokio::test]
+async fn an_object_under_anothers_name_is_damaged() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    let range = |start, end| OffsetRange::new(Offset(start), Offset(end));
+    let gap = Gap { range: range(74, 80), cause: "recycled".into(), found: Timestamp(1), confirmed: None };
+    let named = ObjectName::Gap { timeline: T1, range: range(74, 84), epoch: 1 };
+    let mut names = vec![archive.put(&named, serde_json::to_vec(&gap).unwrap()).await];
+    let id = |letters: &str| format!("20261120T000000Z-{letters}");
+    let manifest = |letters: &str, system: &str| {
+        let hash = crate::base::chunk::ChunkHash::of(b"");
+        let manifest = Manifest {
+            format_version: 1,
+            id: id(letters),
+            cluster: "main".parse().unwrap(),
+            engine: "toy".into(),
+            system: system.into(),
+            server_version: 1,
+            label: String::new(),
+            timeline: T1,
+            start: Offset(64),
+            end: Offset(74),
+            began: Timestamp(1),
+            ended: Timestamp(2),
+            bytes: 0,
+            stored_bytes: 0,
+            file_count: 0,
+            tablespaces: Vec::new(),
+            table: crate::base::manifest::Object { hash, bytes: 0 },
+            packs: Vec::new(),
+            files: Vec::new(),
+        };
+        manifest.encode().unwrap()
+    };
+    archive.put(&ObjectName::BaseManifest(id("aaaa")), manifest("aaaa", "7")).await;
+    names.push(archive.put(&ObjectName::BaseManifest(id("bbbb")), manifest("aaaa", "7")).await);
+    names.push(archive.put(&ObjectName::BaseManifest(id("cccc")), manifest("cccc", "8")).await);
+    let catalog = archive.load().await.unwrap();
+    assert_eq!(catalog.bases.iter().map(|base| base.id.clone()).collect::<Vec<_>>(), [id("aaaa")]);
+    assert_eq!(catalog.damaged().map(|damaged| damaged.object.clone()).collect::<Vec<_>>(), names);
+    assert_eq!(catalog.timelines[&T1].gaps[0].range, range(74, 84), "as the name says");
+}
+
+#[test]
+fn a_history_leads_from_older_timelines_to_its_own() {
+    let decoded = |timeline: u32, ancestors: &[(u32, u64)]| {
+        let ancestors =
+            ancestors.iter().map(|&(t, at)| Ancestor { timeline: TimelineId(t), switch: Offset(at) }).collect();
+        let history = History { timeline: TimelineId(timeline), ancestors, native: String::new() };
+        decode_history("x", TimelineId(3), &serde_json::to_vec(&history).unwrap()).map_err(|error| error.kind())
+    };
+    for sound in [&[(1, 64), (2, 64)][..], &[(2, 64)], &[]] {
+        assert!(decoded(3, sound).is_ok());
+    }
+    assert_eq!(decoded(4, &[(1, 64)]), Err(Kind::Corruption));
+    for unsound in [&[(2, 64), (1, 70)][..], &[(1, 70), (2, 64)], &[(1, 64), (1, 70)], &[(3, 64)], &[(4, 64)]] {
+        assert_eq!(decoded(3, unsound), Err(Kind::Corruption), "{unsound:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_lies_behind_a_missing_or_damaged_index_is_read_from_footers() {
+    for damaged in [None, Some(b"rubbish")] {
+        let archive = Archive::new(MemoryStore::new()).await;
+        for n in 1..=6_u64 {
+            archive.segment(n * 10, &log(&[(10, n as u8)]), n * 10 + 10, 1).await;
+        }
+        let whole = archive.log().await;
+        for start in [10, 30, 50] {
+            let range = OffsetRange::new(Offset(start), Offset(start + 20));
+            let index = Index::of(&whole, T1, range, 1).encode(&"main".parse().unwrap()).unwrap();
+            let object = ObjectName::Index { timeline: T1, range, epoch: 1 };
+            match damaged {
+                None if start == 30 => {}
+                Some(rubbish) if start == 30 => drop(archive.put(&object, &rubbish[..]).await),
+                _ => drop(archive.put(&object, index).await),
+            }
+        }
+        let loaded = archive.log().await;
+        assert_eq!(loaded.indexes, [OffsetRange::new(Offset(10), Offset(30))]);
+        assert_eq!(ranges(&loaded), ranges(&whole));
+    }
+}
+
+#[tokio::test]
+async fn a_footer_may_be_longer_than_most() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    let raw = log(&[(10, 1)]);
+    let header =
+        Header { cluster: "main".parse().unwrap(), engine: "toy".into(), timeline: T1, start: Offset(64), epoch: 1 };
+    let mut writer = SegmentWriter::new(header, Compression::Lz4);
+    writer.write(&raw);
+    let mut summary = Summary::empty(Offset(64), Offset(74));
+    summary.range.end = Offset(74);
+    let point = |n: i64| RestorePoint { name: format!("before migration {n}"), time: Timestamp(n), end: Offset(74) };
+    summary.restore_points = (0..FOOTER_BYTES.cast_signed() / 10).map(point).collect();
+    let finished = writer.finish(&summary).unwrap();
+    let object = ObjectName::Segment { timeline: T1, range: summary.range, epoch: 1, codec: Codec::Lz4 };
+    archive.put(&object, finished.body.concat()).await;
+    assert_eq!(archive.log().await.restore_points, summary.restore_points);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_is_not_damaged() {
+    let store = Arc::new(MemoryStore::new());
+    let archive = Archive::new(Shared(store.clone())).await;
+    let name = archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    store.fail_when(move |_, of| {
+        (of == name).then(|| crate::store::memory::Fault::Before(Error::new(Kind::StoreUnreachable, "gone")))
+    });
+    assert_eq!(archive.load().await.unwrap_err().kind(), Kind::StoreUnreachable);
+}
+
+#[tokio::test]
+async fn a_tail_that_overlaps_a_segment_in_part_is_refused() {
+    let archive = Archive::new(MemoryStore::new()).await;
+    archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
+    archive.tail(69, 2, log(&[(10, 2), (10, 3)])).await;
+    let error = archive.load().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corruption);
+    assert!(error.message().contains("overlap"), "{error}");
+}
+
+/// The segment's footer is sound; that its log is not shows when the record that crosses
+/// into the tail is read.
+#[tokio::test]
+async fn a_tail_behind_a_segment_whose_log_proves_damaged_counts() {
+    let store = Arc::new(MemoryStore::new());
+    let archive = Archive::new(Shared(store.clone())).await;
+    // The end of the crossing record is read as one of its own.
+    let raw = [&log(&[(56, 1), (8, 2)])[..], &[4, 7, b'x', b'x'], &log(&[(10, 3)])].concat();
+    let raw = {
+        let mut raw = raw;
+        raw[56] = 12;
+        raw
+    };
+    let name = archive.segment(64, &raw[..64], 120, 1).await;
+    archive.tail(128, 1, raw[64..].to_vec()).await;
+    assert_eq!(ranges(&archive.log().await), [(64, 128, 1), (128, 142, 1)]);
+    let mut bytes = store.get(&name, Part::All).await.unwrap().unwrap().to_vec();
+    let at = bytes.windows(4).position(|four| four == [12, 2, b'x', b'x']).expect("so short a log is not compressed");
+    bytes[at + 2] = b'y';
+    store.tamper(&name, Some(bytes.into()));
+    let log = archive.log().await;
+    assert_eq!((ranges(&log), log.damaged[0].object.as_str()), (vec![(128, 142, 1)], name.as_str()));
+}
+
+#[tokio::test]
+async fn what_a_fenced_writer_made_is_left_out_though_the_others_are_damaged() {
+    let store = Arc::new(MemoryStore::new());
+    let archive = Archive::new(Shared(store.clone())).await;
+    archive.segment(64, &log(&[(10, 1), (10, 2)]), 84, 1).await;
+    let name = archive.segment(64, &log(&[(10, 1)]), 74, 2).await;
+    archive.segment(74, &log(&[(10, 2), (10, 3)]), 94, 2).await;
+    store.tamper(&name, Some(Bytes::from_static(b"rubbish")));
+    assert_eq!(ranges(&archive.log().await).last(), Some(&(74, 94, 2)));
+}

@@ -213,3 +213,22 @@ async fn an_archive_may_hold_no_log() {
     tail(&archive, 0, 10, 100, true).await;
     assert!(holds_log(&archive).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_sealed_tail_never_hides_its_segment() {
+    let archive = archive();
+    tail(&archive, 100, 150, FILE as usize, true).await;
+    segment(&archive, 100, 200).await;
+    let files = files(&archive).await;
+    assert!(is_whole(&files.holding(range(100, 200))));
+    assert_eq!(written(&files, range(100, 200), 200).await.unwrap(), log(100, 200));
+}
+
+#[tokio::test]
+async fn a_tail_goes_on_behind_a_closed_segment_that_holds_less() {
+    let archive = archive();
+    tail(&archive, 100, 168, FILE as usize, true).await;
+    segment(&archive, 120, 150).await;
+    let bytes = written(&files(&archive).await, range(100, 200), 200).await.unwrap();
+    assert_eq!(bytes, [log(100, 168), vec![0; 32]].concat());
+}

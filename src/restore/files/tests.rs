@@ -352,3 +352,57 @@ fn workers_together_do_every_unit_once() {
         assert_eq!(done, (0..units).collect::<Vec<_>>());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_cuts_what_is_too_long_and_leaves_a_files_other_name_alone() {
+    let setup = Setup::new().await;
+    setup.lay_out(&options(false)).await.unwrap();
+    let (file, other_name) = (setup.dir().join("base/1"), setup.scratch.path().join("other name"));
+    fs::write(&file, b"do not touch").unwrap();
+    fs::hard_link(&file, &other_name).unwrap();
+    let part = setup.scratch.path().join("ts/PG_15/2");
+    fs::write(&part, [&setup.other[..], b"more"].concat()).unwrap();
+    setup.lay_out(&setup.delta()).await.unwrap();
+    setup.check();
+    assert_eq!(fs::read(&other_name).unwrap(), b"do not touch");
+}
+
+/// That a tablespace's directory was named does not make it this directory's.
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_refuses_a_named_tablespace_to_which_no_link_leads() {
+    let setup = Setup::new().await;
+    setup.lay_out(&options(false)).await.unwrap();
+    let link = setup.dir().join("pg_tblspc/16400");
+    fs::remove_file(&link).unwrap();
+    assert_eq!(setup.lay_out(&setup.delta()).await.unwrap_err().kind(), Kind::Config);
+    symlink("elsewhere", &link).unwrap();
+    assert_eq!(setup.lay_out(&setup.delta()).await.unwrap_err().kind(), Kind::Config);
+    assert_eq!(fs::read(setup.scratch.path().join("ts/PG_15/2")).unwrap(), setup.other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_two_tablespaces_in_one_directory() {
+    let setup = Setup::new().await;
+    for other in ["ts", "ts/within", ""] {
+        let mut base = setup.base.clone();
+        let target = setup.scratch.path().join(other).to_str().unwrap().to_owned();
+        base.tablespaces.push(crate::base::manifest::Tablespace { link: "pg_tblspc/16401".into(), target });
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(check(&base, &dir.path().join("data"), &options(false)).unwrap_err().kind(), Kind::Usage);
+    }
+}
+
+/// Its pack is sound, and holds another chunk there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_is_not_the_one_of_the_table_is_refused() {
+    let setup = Setup::new().await;
+    let load = async || Base::load(&*setup.store, &layout(), &setup.base.id).await.unwrap();
+    for index in 0..load().await.table.chunks.len() {
+        let mut base = load().await;
+        base.table.chunks[index].hash = crate::base::chunk::ChunkHash::of(b"another");
+        let laid_out = lay_out(setup.store.clone(), &layout(), base, &setup.dir(), &options(false), &|_| ()).await;
+        assert_eq!(laid_out.unwrap_err().kind(), Kind::Corruption);
+        fs::remove_dir_all(setup.dir()).unwrap();
+        fs::remove_dir_all(setup.scratch.path().join("ts")).unwrap();
+    }
+}

@@ -267,12 +267,23 @@ pub const SHUT_DOWN: u32 = 1;
 #[track_caller]
 pub fn assert_ready_data_dir(data: &Path) {
     assert_eq!(cluster_state(data), SHUT_DOWN, "{} was not shut down cleanly", data.display());
-    for leftover in ["recovery.signal", "standby.signal", "backup_label", "tablespace_map", "postmaster.pid"] {
+    for leftover in [
+        "recovery.signal",
+        "standby.signal",
+        "backup_label",
+        "backup_label.old",
+        "backup_manifest",
+        "tablespace_map",
+        "tablespace_map.old",
+        "postmaster.pid",
+    ] {
         assert!(!data.join(leftover).exists(), "{leftover} was left in {}", data.display());
     }
-    let mut partial = data.as_os_str().to_owned();
-    partial.push(".partial");
-    assert!(!Path::new(&partial).exists(), "{} was left behind", Path::new(&partial).display());
+    for ending in [".partial", ".partial.run"] {
+        let mut beside = data.as_os_str().to_owned();
+        beside.push(ending);
+        assert!(!Path::new(&beside).exists(), "{} was left behind", Path::new(&beside).display());
+    }
 }
 
 /// `pg_verifybackup` on a laid-out base. Its WAL check is off: a base in our store

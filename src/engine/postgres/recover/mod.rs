@@ -268,4 +268,57 @@ mod tests {
         let text = "work_mem = '4MB'\nrestore_command = 'x'\n recovery_target_time='y'\nprimary_conninfo = 'z'\n";
         assert_eq!(without_recovery_settings(text), "work_mem = '4MB'\n");
     }
+
+    /// Where the server left the old timeline is in the history of the newest.
+    #[test]
+    fn a_replay_that_did_not_end_at_the_cut_has_failed() {
+        let ended = |histories: &[(&str, &str)]| {
+            let scratch = tempfile::tempdir().unwrap();
+            let job = stage::tests::job(scratch.path(), 2, &[(1, 0x30_0000)], 0x10_0000, 0x40_0100);
+            let wal = job.dir.join("pg_wal");
+            fs::create_dir_all(&wal).unwrap();
+            for (name, text) in histories {
+                fs::write(wal.join(name), text).unwrap();
+            }
+            check_end(&job).map_err(|error| error.kind())
+        };
+        let parent = ("00000002.history", "1\t0/300000\tx\n");
+        let own = |at: &str| format!("{}2\t{at}\tx\n", parent.1);
+        assert_eq!(ended(&[parent, ("00000003.history", &own("0/400100"))]), Ok(()));
+        assert_eq!(ended(&[parent, ("00000003.history", &own("0/4000F8"))]), Err(Kind::Corruption));
+        assert_eq!(ended(&[parent, ("00000003.history", &own("0/400108"))]), Err(Kind::Corruption));
+        assert_eq!(ended(&[parent]), Err(Kind::Failure), "no new timeline");
+        let skipped = ("00000003.history", "1\t0/400100\tx\n");
+        assert_eq!(ended(&[parent, skipped]), Err(Kind::Corruption), "another timeline was replayed");
+        let (old, new) = (own("0/400000"), own("0/400100"));
+        assert_eq!(ended(&[parent, ("00000003.history", &old), ("00000004.history", &new)]), Ok(()));
+        assert_eq!(ended(&[parent, ("00000003.history", &new), ("00000004.history", &old)]), Err(Kind::Corruption));
+    }
+
+    #[test]
+    fn only_an_old_copy_of_the_database_is_overwritten() {
+        let scratch = tempfile::tempdir().unwrap();
+        let job = stage::tests::job(scratch.path(), 1, &[], 0, 1);
+        let check = || PostgresRecovery.check_overwritable(&job.dir, &job.identity).map_err(|error| error.kind());
+        fs::create_dir_all(job.dir.join("global")).unwrap();
+        assert_eq!(check(), Err(Kind::Config), "no data directory");
+        fs::write(job.dir.join("PG_VERSION"), "15").unwrap();
+        assert_eq!(check(), Ok(()), "as an interrupted restore leaves it");
+        for (system, answer) in [(7_u64, Ok(())), (8, Err(Kind::Config))] {
+            fs::write(job.dir.join("global/pg_control"), [&system.to_ne_bytes()[..], &[0; 8]].concat()).unwrap();
+            assert_eq!(check(), answer);
+        }
+        fs::write(job.dir.join("global/pg_control"), [7]).unwrap();
+        assert_eq!(check(), Err(Kind::Config), "cut short");
+    }
+
+    #[test]
+    fn a_base_from_a_standby_recovers_to_an_end() {
+        let scratch = tempfile::tempdir().unwrap();
+        let job = stage::tests::job(scratch.path(), 1, &[], 0, 1);
+        fs::create_dir_all(&job.dir).unwrap();
+        fs::write(job.dir.join("standby.signal"), "").unwrap();
+        ready_directory(&job).unwrap();
+        assert!(job.dir.join("recovery.signal").exists() && !job.dir.join("standby.signal").exists());
+    }
 }

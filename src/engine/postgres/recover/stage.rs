@@ -415,7 +415,7 @@ impl OpenFile {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::cluster::Identity;
     use crate::model::timeline::{Ancestor, History};
@@ -428,7 +428,13 @@ mod tests {
 
     /// A replay from `start` to `cut`, with files of 1 MiB, along the timelines that
     /// were left where `ancestors` say.
-    fn job(scratch: &Path, timeline: u32, ancestors: &[(u32, u64)], start: u64, cut: u64) -> RecoveryJob {
+    pub(in crate::engine::postgres::recover) fn job(
+        scratch: &Path,
+        timeline: u32,
+        ancestors: &[(u32, u64)],
+        start: u64,
+        cut: u64,
+    ) -> RecoveryJob {
         let identity = Identity {
             format_version: 1,
             engine: "postgres".into(),
@@ -522,5 +528,77 @@ mod tests {
         assert_eq!(asked(&stage, came, scratch.path()), Some(0));
         assert_eq!(fs::read(scratch.path().join("taken")).unwrap(), b"log");
         assert_eq!(asked(&stage, missing, scratch.path()), Some(1), "and not after ever so long");
+    }
+
+    /// Gives these pieces, and then fails or ends.
+    struct Pieces(VecDeque<LogPiece>, Option<Error>);
+
+    #[async_trait::async_trait]
+    impl LogReader for Pieces {
+        async fn next(&mut self) -> Result<Option<LogPiece>> {
+            match self.0.pop_front() {
+                Some(piece) => Ok(Some(piece)),
+                None => self.1.take().map_or(Ok(None), Err),
+            }
+        }
+    }
+
+    /// A server must never take the log that is missing for the end of the log.
+    #[tokio::test]
+    async fn a_reader_that_fails_fails_every_request_and_one_that_ends_makes_none_wait() {
+        let scratch = tempfile::tempdir().unwrap();
+        let job = job(scratch.path(), 1, &[], 5 * FILE, 6 * FILE);
+        let (stage, user) = (Stage::create(&job).unwrap(), OsUser::resolve(&job).unwrap());
+        let fed = async |error| stage.feed(&job, &user, Box::new(Pieces(VecDeque::new(), error)), &|_| ()).await;
+        let failed = fed(Some(Error::corruption("damaged"))).await;
+        assert_eq!(failed.unwrap_err().kind(), crate::Kind::Corruption);
+        assert_eq!(asked(&stage, "000000010000000000000005", scratch.path()), Some(255));
+        fs::remove_file(stage.dir.join("failed")).unwrap();
+        fed(None).await.unwrap();
+        assert_eq!(asked(&stage, "000000010000000000000005", scratch.path()), Some(1));
+    }
+
+    /// Behind the cut there is nothing, whatever the file held that is written over.
+    #[test]
+    fn a_file_that_is_used_again_keeps_nothing_of_what_it_held() {
+        let scratch = tempfile::tempdir().unwrap();
+        let job = job(scratch.path(), 1, &[], 5 * FILE, 5 * FILE + 3);
+        let (stage, user) = (Stage::create(&job).unwrap(), OsUser::resolve(&job).unwrap());
+        let mut feeder = Feeder::new(&stage, &job, &user, &|_| ());
+        let spent = scratch.path().join("spent");
+        fs::write(&spent, vec![7; FILE as usize]).unwrap();
+        let piece = LogPiece { timeline: TimelineId(1), start: Offset(5 * FILE), bytes: "log".into() };
+        let mut file = OpenFile::create(&stage.dir, &feeder.files, FILE, &piece, Some(spent.clone())).unwrap();
+        assert!(!spent.exists());
+        file.write(&piece).unwrap();
+        feeder.deliver(file).unwrap();
+        let staged = fs::read(stage.staged("000000010000000000000005")).unwrap();
+        assert!(staged.len() as u64 == FILE && staged.starts_with(b"log") && staged[3..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_log_file_without_its_beginning_is_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let job = job(scratch.path(), 1, &[], 5 * FILE, 6 * FILE);
+        let files = PostgresLogFiles::new(&job.identity);
+        let piece = LogPiece { timeline: TimelineId(1), start: Offset(5 * FILE + 9), bytes: "log".into() };
+        let error = OpenFile::create(scratch.path(), &files, FILE, &piece, None).err().unwrap();
+        assert_eq!(error.kind(), crate::Kind::Corruption);
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_goes_on_only_with_what_follows_on_its_timeline() {
+        let scratch = tempfile::tempdir().unwrap();
+        let job = job(scratch.path(), 1, &[], 5 * FILE, 6 * FILE);
+        let files = PostgresLogFiles::new(&job.identity);
+        let piece =
+            |timeline, start| LogPiece { timeline: TimelineId(timeline), start: Offset(start), bytes: "log".into() };
+        let mut file = OpenFile::create(scratch.path(), &files, FILE, &piece(1, 5 * FILE), None).unwrap();
+        file.write(&piece(1, 5 * FILE)).unwrap();
+        assert!(file.takes(&piece(1, 5 * FILE + 3)));
+        for (timeline, start) in [(2, 5 * FILE + 3), (1, 5 * FILE + 4), (1, 5 * FILE)] {
+            assert!(!file.takes(&piece(timeline, start)));
+        }
     }
 }
