@@ -154,6 +154,10 @@ fn an_idle_server_restores_to_a_time_as_soon_as_it_is_archived() {
     pitr.ok(["plan", "--target-time", &first]);
     pitr.catch_up();
     pitr.ok(["plan", "--target-time", &now]);
+    // The first archiver's went when the second came.
+    let folder = std::fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap();
+    let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("tail-")).count(), 1);
 }
 
 #[test]

@@ -679,3 +679,32 @@ async fn the_log_is_complete_only_when_all_the_server_has_is_here() {
     }
     assert_eq!(confirmed, [None, Some(time), None]);
 }
+
+/// A server may be idle for days right behind a full segment: what it says goes into the next
+/// tail, which holds no log and goes with the timeline.
+#[tokio::test]
+async fn behind_a_full_segment_the_log_is_said_to_be_complete_in_a_tail_without_log() {
+    for seal in [false, true] {
+        let place = Place::new();
+        let mut session = Session::begin(place.setup(0).await);
+        session.send_part(0, 50, 60).await;
+        session.durable(50).await;
+        session.queue.send(Input::Confirmed { log_end: Offset(50), time: Timestamp(77) }).await.unwrap();
+        session.taken().await;
+        assert_eq!(place.tail(50, 1), None, "the server has more");
+        let (result, durable) = session.finish(false).await;
+        assert_eq!((result.unwrap(), durable), ((), Offset(50)));
+
+        let session = Session::begin(place.setup(50).await);
+        session.queue.send(Input::Confirmed { log_end: Offset(50), time: Timestamp(77) }).await.unwrap();
+        let (result, _) = session.finish(seal).await;
+        result.unwrap();
+        assert_eq!(place.segments(), [range(0, 50)]);
+        let mut finder = crate::segment::trailer::Finder::default();
+        let tail = place.tail(50, 2);
+        assert_eq!(tail.is_none(), seal);
+        finder.feed(&tail.unwrap_or_default());
+        let found = finder.trailer(Offset(50)).map(|(trailer, before)| (trailer.confirmed, before));
+        assert_eq!(found, (!seal).then_some((Timestamp(77), 0)));
+    }
+}
