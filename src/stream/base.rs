@@ -75,7 +75,7 @@ impl Run<'_> {
         let url = self.archiver.url.clone();
         let options = SourceOptions { slot: None, ..self.archiver.options.clone() };
         let (goal, caught_up) = (self.goal.clone(), self.archiver.settings.exit_when_caught_up);
-        let log_end = self.log_end;
+        let (log_end, report) = (self.log_end, self.report.subscribe());
         self.base_wanted = false;
         self.base = Some(tokio::spawn(async move {
             let task = Task {
@@ -113,7 +113,8 @@ impl Run<'_> {
             goal.send_if_modified(|goal| {
                 let waiting = *goal == Goal::Wait;
                 if waiting {
-                    *goal = Goal::Offset(base.end.max(log_end));
+                    // The end of a base backup lets the server begin a new log file.
+                    *goal = Goal::Offset(base.end.max(log_end).max(report.borrow().log_end));
                 }
                 waiting
             });
