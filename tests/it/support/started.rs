@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::programs::{client, must};
 use super::{PATIENCE, Scratch, Server, condition};
@@ -35,8 +35,15 @@ impl RunningServer {
 impl Drop for RunningServer {
     fn drop(&mut self) {
         let _ = kill_process(self.pid, Signal::INT);
-        condition("the started server to end", PATIENCE, || test_kill_process(self.pid).is_err().then_some(()));
+        condition("the started server to end", PATIENCE, || (!is_at_work(self.pid)).then_some(()));
     }
+}
+
+/// What has ended stays a zombie where process 1 collects none, as in some containers.
+fn is_at_work(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    // proc(5): the state follows the name, which stands in parentheses.
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
 }
 
 /// Starts a server on what `restore --no-recover` laid out, with nothing but the settings
