@@ -196,7 +196,14 @@ impl Run<'_> {
             }
             let error = match result {
                 Ok(Pass::Done) => return self.finish_base().await,
-                Ok(Pass::Again) => {
+                Ok(Pass::Again(source)) => {
+                    connected = match source {
+                        Some(mut source) => {
+                            let server = unless_stopped(&self.until.stop, source.identify()).await;
+                            server.and_then(Result::ok).map(|server| (source, server))
+                        }
+                        None => None,
+                    };
                     wait = BACKOFF.0;
                     busy_since = None;
                     continue;

@@ -22,7 +22,8 @@ use crate::segment::cutter::Limits;
 /// What one pass over a connection came to.
 pub(super) enum Pass {
     Done,
-    Again,
+    /// Another one, over this connection where there is one still.
+    Again(Option<Box<dyn Source>>),
 }
 
 /// A stream that has begun.
@@ -49,7 +50,7 @@ impl Run<'_> {
     pub(super) async fn pass(&mut self, connected: Option<(Box<dyn Source>, ServerState)>) -> Result<Pass> {
         let stop = self.until.stop.clone();
         let Some(begun) = unless_stopped(&stop, self.begin(connected)).await else { return Ok(Pass::Done) };
-        let Some(begun) = begun? else { return Ok(Pass::Again) };
+        let Some(begun) = begun? else { return Ok(Pass::Again(None)) };
         let Begun { mut source, server, slot_start, history, catalog, timeline, ready } = begun;
         let start = ready.start;
         tracing::info!(timeline = timeline.0, from = %self.archiver.engine.position(start), "streaming");
@@ -69,7 +70,8 @@ impl Run<'_> {
                 // Behind the switch there never was log of this timeline.
                 let left_at = history.as_ref().and_then(|history| history.switch_from(timeline));
                 self.record_gap(timeline, start, left_at.map_or(at, |switch| at.min(switch)), &error).await?;
-                return Ok(Pass::Again);
+                // Its slot keeps the log that there is; a temporary one goes with it.
+                return Ok(Pass::Again(Some(source)));
             }
             other => other?,
         };
@@ -80,7 +82,7 @@ impl Run<'_> {
             }
             End::TimelineEnd { next, at } => {
                 tracing::info!(from = timeline.0, to = next.0, at = %self.archiver.engine.position(at), "following to the next timeline");
-                Ok(Pass::Again)
+                Ok(Pass::Again(None))
             }
             End::ServerEnded => Err(Error::new(Kind::DatabaseUnreachable, "the server ended the stream")),
         }

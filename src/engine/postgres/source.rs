@@ -74,6 +74,8 @@ enum State {
     Ended,
     /// The next timeline is known, the end of the command is not read yet.
     Switched { next: TimelineId, at: Offset },
+    /// The server refused to stream, and says next that it waits for a command.
+    Refused,
     /// Of no more use.
     Broken,
 }
@@ -125,6 +127,9 @@ impl Walsender {
     }
 
     async fn identify_system(&mut self) -> Result<ServerState> {
+        if self.state == State::Refused {
+            self.recover().await;
+        }
         self.idle()?;
         let place = self.place();
         let strange = || {
@@ -178,14 +183,19 @@ impl Walsender {
         if self.state == State::Broken {
             return error;
         }
+        self.recover().await;
+        error
+    }
+
+    /// Reads what the server sends before it waits for a command.
+    async fn recover(&mut self) {
         self.state = State::Broken;
-        while let Ok(message) = self.connection.recv().await {
+        while let Ok(message) = self.connection.answer().await {
             if message == Backend::ReadyForQuery {
                 self.state = State::Idle;
                 break;
             }
         }
-        error
     }
 
     /// One message of the ending of a stream: the row, the end of the command, the end
@@ -288,7 +298,7 @@ impl Source for Walsender {
                     self.state = State::Ended;
                     self.connection.send(&startup::COPY_DONE).await?;
                 }
-                State::Idle | State::Broken => {
+                State::Idle | State::Refused | State::Broken => {
                     return Err(Error::failure(format!("{}: nothing is being streamed", self.place())));
                 }
             }
@@ -306,8 +316,11 @@ impl Source for Walsender {
             };
             if let Backend::Error(report) = &message {
                 let error = self.refused(report);
-                // Nothing is left to be read that could matter: the caller connects again.
-                self.state = State::Broken;
+                // Where it only lacks log, the caller may go on with us: what it still has, a
+                // temporary slot of this connection may be all that keeps it. Otherwise nothing
+                // is left to be read that could matter.
+                let usable = error.kind() == Kind::Absent && self.state != State::Broken;
+                self.state = if usable { State::Refused } else { State::Broken };
                 return Err(error);
             }
             if self.state != State::Streaming {
@@ -348,7 +361,9 @@ impl Source for Walsender {
     async fn stop(&mut self) -> Result<()> {
         let unsaid = match self.state {
             State::Idle => return Ok(()),
-            State::Broken => return Err(Error::failure(format!("{}: the stream is already broken", self.place()))),
+            State::Refused | State::Broken => {
+                return Err(Error::failure(format!("{}: the stream is already broken", self.place())));
+            }
             State::Streaming | State::Ending => true,
             State::Ended | State::Switched { .. } => false,
         };
