@@ -59,7 +59,12 @@ impl Run<'_> {
         }
         let log_end = if timeline == server.timeline { server.log_end } else { start };
         let confirms = !server.standby && timeline == server.timeline;
-        let setup = self.setup(&catalog, timeline, ready, log_end, confirms);
+        let mut setup = self.setup(&catalog, timeline, ready, log_end, confirms);
+        if let Some(slot) = &slot_start {
+            // A slot goes back to what it is told, and a server that has removed the log
+            // there by then drops it.
+            setup.acknowledged = setup.acknowledged.max(slot.offset);
+        }
         let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
             // The server tells only once the stream has begun that it lacks the log.
             Err(error) if error.kind() == Kind::Absent => {
