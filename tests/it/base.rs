@@ -57,12 +57,7 @@ fn a_laid_out_base_passes_pg_verifybackup() {
 #[test]
 fn a_backup_leaves_no_slot_behind() {
     let scratch = Scratch::new();
-    let server = Server::builder(&scratch, "source")
-        .wal_segment_mib(1)
-        .setting("wal_keep_size", "0")
-        .setting("max_wal_size", "2MB")
-        .setting("min_wal_size", "2MB")
-        .start();
+    let server = Server::builder(&scratch, "source").wal_segment_mib(1).setting("wal_keep_size", "0").start();
     pgbench_tables(&server, 1);
     marker_table(&server);
     let pitr = Pitr::new(&scratch).source(&server);
