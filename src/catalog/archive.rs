@@ -252,9 +252,7 @@ impl Archive {
         };
         let sealed = SegmentInfo { range, epoch, holder: Holder::Segment(codec), ..*tail };
         let raw = Box::pin(self.raw(timeline, &sealed)).await?;
-        let from = usize::try_from(tail.range.start.since(range.start)).unwrap_or(usize::MAX);
-        let to = usize::try_from(tail.range.end.since(range.start)).unwrap_or(usize::MAX);
-        Ok(raw.slice(from..to))
+        Ok(raw.slice(tail.range.within(range.start)))
     }
 
     async fn object(&self, name: &str) -> Result<Bytes> {
@@ -287,13 +285,7 @@ mod tests {
     use crate::store::memory::MemoryStore;
 
     async fn open(engine: &str, log_file_bytes: u64) -> Result<Archive> {
-        let identity = Identity {
-            format_version: 1,
-            engine: engine.into(),
-            system: "7".into(),
-            log_file_bytes,
-            server_version: 15,
-        };
+        let identity = Identity { engine: engine.into(), ..Identity::some(log_file_bytes) };
         Archive::open_or_create(Arc::new(MemoryStore::new()), &"main".parse()?, &identity).await
     }
 

@@ -277,13 +277,7 @@ mod tests {
             let gap = Gap { range, cause: "recycled".into(), found: Timestamp(0), confirmed: None };
             timelines.entry(TimelineId(timeline)).or_default().gaps.push(gap);
         }
-        let identity = Identity {
-            format_version: 1,
-            engine: "postgres".into(),
-            system: "7".into(),
-            log_file_bytes: 100,
-            server_version: 15,
-        };
+        let identity = Identity::some(100);
         Catalog { identity, timelines, bases: bases.to_vec(), damaged_bases: Vec::new() }.lacks_base()
     }
 

@@ -44,19 +44,22 @@ struct Shown {
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let mut findings = vec![configuration(settings)];
     let mut worst_kind = Kind::Config;
-    match look_at_store(settings, &mut findings).await {
-        Ok(()) => {
-            if let Err(error) = look_at_archive(settings, &mut findings).await {
-                worst_kind = error.kind();
-                findings.push(critical("restorable", &error));
-            }
-        }
+    let archive = match look_at_store(settings, &mut findings).await {
+        Ok(archive) => archive,
         Err(error) => {
             worst_kind = error.kind();
             findings.push(critical("store", &error));
+            None
         }
+    };
+    if let Some(archive) = &archive
+        && let Err(error) = look_at_archive(archive, &mut findings).await
+    {
+        worst_kind = error.kind();
+        findings.push(critical("restorable", &error));
     }
-    if let Err(error) = look_at_source(settings, settings.slot(&args.slot), &mut findings).await {
+    let slot = settings.slot(&args.slot);
+    if let Err(error) = look_at_source(settings, slot, archive.as_ref(), &mut findings).await {
         worst_kind = error.kind();
         // A server that cannot be reached was found out before: once is enough.
         if !findings.iter().any(|finding| finding.subject == "connection" && finding.level == Level::Critical) {
@@ -96,7 +99,8 @@ fn configuration(settings: &Settings) -> Finding {
     ok("configuration", format!("cluster {} from {from}", settings.cluster))
 }
 
-async fn look_at_store(settings: &Settings, findings: &mut Vec<Finding>) -> Result<()> {
+/// What the store guarantees. Gives the archive in it, if there is one.
+async fn look_at_store(settings: &Settings, findings: &mut Vec<Finding>) -> Result<Option<Archive>> {
     let store = settings.store()?;
     let layout = Layout::new(settings.cluster.clone());
     let found = probe(store.as_ref(), &layout.probes()).await?;
@@ -113,27 +117,25 @@ async fn look_at_store(settings: &Settings, findings: &mut Vec<Finding>) -> Resu
     }
     match Archive::open(store, &settings.cluster).await {
         Ok(archive) => {
-            findings.push(ok("archive", format!("of {} system {}", archive.identity.engine, archive.identity.system)))
+            findings.push(ok("archive", format!("of {} system {}", archive.identity.engine, archive.identity.system)));
+            Ok(Some(archive))
         }
-        Err(error) if error.kind() == Kind::NoArchive => findings.push(Finding {
-            subject: "archive".into(),
-            level: Level::Warning,
-            message: error.to_string(),
-            cure: Some("`pitr init`, or the first `pitr archive`, makes it".into()),
-        }),
-        Err(error) => return Err(error),
+        Err(error) if error.kind() == Kind::NoArchive => {
+            findings.push(Finding {
+                subject: "archive".into(),
+                level: Level::Warning,
+                message: error.to_string(),
+                cure: Some("`pitr init`, or the first `pitr archive`, makes it".into()),
+            });
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// What can be restored. The error says what cannot.
-async fn look_at_archive(settings: &Settings, findings: &mut Vec<Finding>) -> Result<()> {
-    let opened = match Opened::open(settings).await {
-        // Told already.
-        Err(error) if error.kind() == Kind::NoArchive => return Ok(()),
-        opened => opened?,
-    };
-    let catalog = opened.catalog().await?;
+async fn look_at_archive(archive: &Archive, findings: &mut Vec<Finding>) -> Result<()> {
+    let catalog = Opened::of(archive.clone())?.catalog().await?;
     let damaged: Vec<&Damaged> = catalog.damaged().collect();
     if let Some(first) = damaged.first() {
         let others = if damaged.len() > 1 { format!(", and {} more", damaged.len() - 1) } else { String::new() };
@@ -169,12 +171,17 @@ async fn look_at_archive(settings: &Settings, findings: &mut Vec<Finding>) -> Re
     Ok(())
 }
 
-async fn look_at_source(settings: &Settings, slot: String, findings: &mut Vec<Finding>) -> Result<()> {
+async fn look_at_source(
+    settings: &Settings,
+    slot: String,
+    archive: Option<&Archive>,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
     let url = settings.source()?;
     let engine = engine::by_url(url)?;
     findings.extend(engine.inspect(url, &source_options(Some(slot))).await?);
     let server = engine.connect(url, &source_options(None)).await?.identify().await?;
-    if let Ok(archive) = Archive::open(settings.store()?, &settings.cluster).await {
+    if let Some(archive) = archive {
         archive.check_identity(&server.identity)?;
         findings.push(ok("identity", "the archive is of this database".into()));
     }

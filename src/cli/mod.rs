@@ -178,7 +178,10 @@ impl Opened {
             )
             .hint("is --store mistyped, or its disk not mounted? `pitr init` makes a new archive"));
         }
-        let archive = Archive::open(store, &settings.cluster).await?;
+        Self::of(Archive::open(store, &settings.cluster).await?)
+    }
+
+    fn of(archive: Archive) -> Result<Self> {
         let engine: Arc<dyn Engine> = Arc::from(engine::by_name(&archive.identity.engine)?);
         Ok(Self { archive, engine })
     }

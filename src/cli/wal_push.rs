@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
-use crate::restore::file::{Holding, TimelineFiles, holds_log, place};
+use crate::restore::file::{Holding, TimelineFiles, holds_log};
 use crate::segment::cutter::Limits;
 use crate::stream::roll_up::{indexed, roll_up};
 
@@ -107,7 +107,7 @@ async fn push(
     }
     let made = segments.len();
     for mut summary in segments {
-        let raw = bytes.slice(place(range.start, summary.range));
+        let raw = bytes.slice(summary.range.within(range.start));
         summary.position = opened.engine.position(summary.range.end);
         archive.create_segment(timeline, &raw, &summary, PUSHED, settings.stream.compression).await?;
     }
@@ -152,7 +152,7 @@ fn cut(
     while at < end {
         let mut summary = Summary::empty(at, at);
         summary.range.end = limits.end_of(at).min(end);
-        match scanner.feed(&bytes[place(range.start, summary.range)], &mut marks) {
+        match scanner.feed(&bytes[summary.range.within(range.start)], &mut marks) {
             Err(_) if partial => end = scanner.boundary(),
             fed => fed?,
         }
@@ -202,7 +202,7 @@ async fn is_archived(
             }
             old => old?,
         };
-        if old[place(part.range.start, both)] != bytes[place(range.start, both)] {
+        if old[both.within(part.range.start)] != bytes[both.within(range.start)] {
             let name = opened.archive.object_of(timeline, part);
             return Err(Error::new(Kind::Fenced, format!("{name} holds other bytes than the file pushed now"))
                 .hint("do two servers archive into one place? was a standby promoted without a new timeline?"));

@@ -75,6 +75,14 @@ pub struct Identity {
     pub server_version: u32,
 }
 
+#[cfg(test)]
+impl Identity {
+    /// Some system, for tests to which only the size of its log files matters.
+    pub(crate) fn some(log_file_bytes: u64) -> Self {
+        Self { format_version: 1, engine: "postgres".into(), system: "7".into(), log_file_bytes, server_version: 15 }
+    }
+}
+
 /// What a live server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerState {

@@ -110,6 +110,13 @@ impl OffsetRange {
         self.start <= other.start && other.end <= self.end
     }
 
+    /// Where the range lies in bytes that begin at `start`.
+    #[must_use]
+    pub fn within(self, start: Offset) -> std::ops::Range<usize> {
+        let at = |offset: Offset| usize::try_from(offset.since(start)).unwrap_or(usize::MAX);
+        at(self.start)..at(self.end)
+    }
+
     /// The bytes both ranges hold, if any.
     #[must_use]
     pub fn intersection(self, other: Self) -> Option<Self> {

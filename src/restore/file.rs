@@ -139,7 +139,7 @@ impl TimelineFiles {
         for other in others.filter(|s| s.range.covers(part.range)) {
             if let Ok(bytes) = self.archive.raw(self.timeline, other).await {
                 tracing::warn!(%error, "the same log is read from another segment");
-                return Ok(bytes.slice(place(other.range.start, part.range)));
+                return Ok(bytes.slice(part.range.within(other.range.start)));
             }
         }
         Err(error)
@@ -170,7 +170,7 @@ impl TimelineFiles {
                 Holder::Tail if self.goes_on_behind(part) => self.full(part, bytes)?,
                 Holder::Tail => without_trailer(part.range.start, bytes),
             };
-            let std::ops::Range { start, end } = place(part.range.start, wanted);
+            let std::ops::Range { start, end } = wanted.within(part.range.start);
             let bytes = bytes.get(start..end.min(bytes.len())).unwrap_or_default();
             any = any || bytes.iter().any(|byte| *byte != 0);
             out.write_all(bytes).map_err(failed)?;
@@ -180,13 +180,6 @@ impl TimelineFiles {
         file.sync_data().map_err(failed)?;
         Ok(any)
     }
-}
-
-/// Where the bytes of `range` lie in those that begin at `start`.
-#[must_use]
-pub fn place(start: Offset, range: OffsetRange) -> std::ops::Range<usize> {
-    let at = |offset: Offset| usize::try_from(offset.since(start)).unwrap_or(usize::MAX);
-    at(range.start)..at(range.end)
 }
 
 /// The file of a tail may be longer than its log will ever be: that ends where another tail

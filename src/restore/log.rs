@@ -101,13 +101,7 @@ mod tests {
     /// Timeline, first and last offset of each piece that a server is given up to `cut`,
     /// when a plan names `log`: timeline, segment, and from where on it is needed.
     async fn given(known: &[(u32, u64, u64)], log: &[(u32, u64, u64, u64)], cut: u64) -> Vec<(u32, u64, u64)> {
-        let identity = Identity {
-            format_version: 1,
-            engine: "postgres".into(),
-            system: "7".into(),
-            log_file_bytes: FILE,
-            server_version: 15,
-        };
+        let identity = Identity::some(FILE);
         let (store, layout) = (Arc::new(MemoryStore::new()), Layout::new("main".parse().unwrap()));
         let archive = Archive { store, layout, identity: identity.clone() };
         let info = |start, end| {

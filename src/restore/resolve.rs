@@ -5,7 +5,7 @@ use crate::catalog::archive::Archive;
 use crate::engine::{Engine, Locator, ScanStart};
 use crate::error::{Error, Result};
 use crate::model::mark::Mark;
-use crate::model::offset::Offset;
+use crate::model::offset::{Offset, OffsetRange};
 use crate::model::target::{Point, Target};
 use crate::model::time::Timestamp;
 use crate::plan::{Plan, Planner, Read, Refusal, Step};
@@ -73,10 +73,8 @@ async fn marks(archive: &Archive, engine: &dyn Engine, read: &Read) -> Result<Ve
     for planned in &read.segments {
         let (timeline, segment) = (planned.timeline, &planned.info);
         let bytes = archive.raw(timeline, segment).await?;
-        let skip = scanner.offset().since(segment.range.start);
-        let upto = read.range.end.since(segment.range.start).min(bytes.len() as u64);
-        let (skip, upto) = (usize::try_from(skip).unwrap_or(usize::MAX), usize::try_from(upto).unwrap_or(usize::MAX));
-        let piece = bytes.get(skip..upto).ok_or_else(|| {
+        let wanted = OffsetRange::new(scanner.offset(), read.range.end).within(segment.range.start);
+        let piece = bytes.get(wanted.start..wanted.end.min(bytes.len())).ok_or_else(|| {
             Error::failure(format!("segment {} does not reach to {}", segment.range, scanner.offset()))
         })?;
         scanner

@@ -59,12 +59,8 @@ impl Run<'_> {
         }
         let log_end = if timeline == server.timeline { server.log_end } else { start };
         let confirms = !server.standby && timeline == server.timeline;
-        let mut setup = self.setup(&catalog, timeline, ready, log_end, confirms);
-        if let Some(slot) = &slot_start {
-            // A slot goes back to what it is told, and a server that has removed the log
-            // there by then drops it.
-            setup.acknowledged = setup.acknowledged.max(slot.offset);
-        }
+        let kept_from = slot_start.as_ref().map_or(Offset::ZERO, |slot| slot.offset);
+        let setup = self.setup(&catalog, timeline, ready, log_end, confirms, kept_from);
         let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
             // The server tells only once the stream has begun that it lacks the log.
             Err(error) if error.kind() == Kind::Absent => {
@@ -182,12 +178,14 @@ impl Run<'_> {
         ready: Ready,
         log_end: Offset,
         confirms: bool,
+        kept_from: Offset,
     ) -> writer::Setup {
         let settings = &self.archiver.settings;
         let tail_folder = self.archive.store.local_root().map(|root| root.join(self.archive.layout.timeline(timeline)));
         let flush_interval_micros =
             tail_folder.is_none().then(|| i64::try_from(settings.flush_interval.as_micros()).unwrap_or(i64::MAX));
         let log_file_bytes = self.archive.identity.log_file_bytes;
+        let damaged_end = catalog.timelines.get(&timeline).and_then(TimelineLog::damaged_end);
         writer::Setup {
             archive: self.archive.clone(),
             engine: Arc::clone(&self.archiver.engine),
@@ -198,7 +196,7 @@ impl Run<'_> {
             scanner: ready.scanner,
             start: ready.start,
             log_end,
-            acknowledged: catalog.timelines.get(&timeline).and_then(TimelineLog::damaged_end).unwrap_or(Offset::ZERO),
+            acknowledged: damaged_end.map_or(kept_from, |end| end.max(kept_from)),
             confirms,
             carried: ready.carried,
             file_segments: ready.file_segments,

@@ -10,8 +10,9 @@
 //!
 //! The bytes are durable, and may be acknowledged, once [`Tail::sync`] returns. A full
 //! tail is sealed: compressed into an ordinary segment, and only when that is durable does
-//! the tail go: its file becomes a later tail's. After a crash the next writer reads the valid bytes of the tail it
-//! finds and begins a tail of its own epoch with them; the old one is removed last.
+//! the tail go: its file becomes a later tail's. After a crash the next writer reads the
+//! valid bytes of the tail it finds and begins a tail of its own epoch with them; the old
+//! one is removed last.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -210,9 +211,7 @@ impl Spare {
         // `make_spare` is the only maker and always puts a file in.
         self.file.take().unwrap_or_else(|| unreachable!("a spare is used once"))
     }
-}
 
-impl Spare {
     /// The file of a sealed tail, to be used again: zeros in blocks that are there cost the
     /// disk less than giving those back and asking for others. A reader that has it open must
     /// look whether it still has the tail's name, see [`crate::store::local`].

@@ -87,13 +87,7 @@ mod tests {
     use crate::model::timeline::Ancestor;
 
     fn identity() -> Identity {
-        Identity {
-            format_version: 1,
-            engine: "postgres".into(),
-            system: "7".into(),
-            log_file_bytes: 100,
-            server_version: 15,
-        }
+        Identity::some(100)
     }
 
     fn catalog(logs: &[(u32, u64, u64)]) -> Catalog {

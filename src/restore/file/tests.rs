@@ -29,13 +29,7 @@ fn range(start: u64, end: u64) -> OffsetRange {
 }
 
 fn archive() -> Archive {
-    let identity = Identity {
-        format_version: 1,
-        engine: "postgres".into(),
-        system: "7".into(),
-        log_file_bytes: FILE,
-        server_version: 15,
-    };
+    let identity = Identity::some(FILE);
     Archive { store: Arc::new(MemoryStore::new()), layout: Layout::new("main".parse().unwrap()), identity }
 }
 

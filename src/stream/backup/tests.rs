@@ -67,13 +67,7 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 fn identity() -> Identity {
-    Identity {
-        format_version: 1,
-        engine: "postgres".into(),
-        system: "7".into(),
-        log_file_bytes: 16 << 20,
-        server_version: 15,
-    }
+    Identity::some(16 << 20)
 }
 
 pub(crate) fn layout() -> Layout {

@@ -78,8 +78,9 @@ pub struct Setup {
     /// The end of the server's log when the session began.
     pub log_end: Offset,
     /// The server may have been told already that everything before this is durable: where a
-    /// damaged segment is streamed again. It is told nothing until there is more, for a
-    /// position told to it must never go back.
+    /// damaged segment is streamed again, and where its slot begins. It is told nothing until
+    /// there is more, for a position told to it must never go back: a slot goes back with it,
+    /// and is dropped by a server that has removed the log there.
     pub acknowledged: Offset,
     /// Whether the server's clock tells up to when the log is complete: that of a primary
     /// does. A standby may lack log for hours and not know it.

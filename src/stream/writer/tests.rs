@@ -154,13 +154,7 @@ impl Place {
             refused: Mutex::default(),
             settled: Mutex::default(),
         });
-        let identity = Identity {
-            format_version: 1,
-            engine: "toy".into(),
-            system: "7".into(),
-            log_file_bytes: FILE,
-            server_version: 15,
-        };
+        let identity = Identity { engine: "toy".into(), ..Identity::some(FILE) };
         let archive = Archive { store: doors.clone(), layout: Layout::new("main".parse().unwrap()), identity };
         Self { doors, archive, _dir: dir }
     }

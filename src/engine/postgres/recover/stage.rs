@@ -435,13 +435,7 @@ pub(super) mod tests {
         start: u64,
         cut: u64,
     ) -> RecoveryJob {
-        let identity = Identity {
-            format_version: 1,
-            engine: "postgres".into(),
-            system: "7".into(),
-            log_file_bytes: 1 << 20,
-            server_version: 15,
-        };
+        let identity = Identity::some(1 << 20);
         let ancestors: Vec<Ancestor> = ancestors
             .iter()
             .map(|&(timeline, switch)| Ancestor { timeline: TimelineId(timeline), switch: Offset(switch) })
