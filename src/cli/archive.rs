@@ -43,6 +43,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         engine,
         url: url.to_owned(),
         options: source_options(Some(settings.slot(&args.slot))),
+        kept_from: None,
         settings: stream::Settings {
             compression: settings.stream.compression,
             segment_bytes: settings.stream.segment_bytes,

@@ -12,9 +12,10 @@ use super::output::{self, Progress, size};
 use super::settings::{Settings, SlotArgs};
 use crate::catalog::BaseInfo;
 use crate::catalog::archive::Archive;
-use crate::engine::{self, BaseOptions, Engine, Source, SourceOptions};
+use crate::engine::{self, BaseOptions, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
+use crate::model::position::Resume;
 use crate::model::time::SystemClock;
 use crate::plan;
 use crate::stream::base::Task;
@@ -63,14 +64,15 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let url = settings.source()?;
     let engine = engine::by_url(url)?;
     let options = source_options(None);
-    let keeping = SourceOptions { temporary_slot: true, ..source_options(Some(settings.slot(&args.slot))) };
-    let mut keeper = engine.connect(url, &keeping).await?;
+    let with_slot = source_options(Some(settings.slot(&args.slot)));
+    let mut keeper = engine.connect(url, &with_slot).await?;
     let server = keeper.identify().await?;
     let archive = Archive::open_or_create(settings.make_store()?, &settings.cluster, &server.identity).await?;
-    if let Err(error) = keeper.prepare_slot().await {
+    let kept = keeper.keep_log().await.unwrap_or_else(|error| {
         // An archive that `archive_command` fills does without.
         tracing::warn!(%error, hint = error.advice(), "no slot keeps the log of this base backup until it is archived");
-    }
+        None
+    });
     let begun = Instant::now();
     let progress = Progress::bytes("base backup");
     let task = Task {
@@ -86,13 +88,17 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let took = begun.elapsed();
     let mut restorable = wait_for_log(settings, &base, PATIENCE.min(Duration::from_secs(args.wait))).await?;
     if !restorable && args.wait > 0 {
-        restorable = match has_archiver(engine.as_ref(), url, &keeping).await {
+        // As far as we may see.
+        let slot = engine.slot(url, &with_slot).await.unwrap_or_default();
+        restorable = if slot.as_ref().is_some_and(|slot| slot.active) {
             // An archiver is at work; it will come.
-            true => wait_for_log(settings, &base, Duration::from_secs(args.wait)).await?,
-            false => {
-                stream_until(settings, url, keeping, keeper, base.end).await?;
-                wait_for_log(settings, &base, Duration::ZERO).await?
-            }
+            wait_for_log(settings, &base, Duration::from_secs(args.wait)).await?
+        } else {
+            let options =
+                if kept.is_none() && slot.is_some_and(|slot| slot.restart.is_some()) { with_slot } else { options };
+            let kept_from = kept.as_ref().map(|kept| kept.from.clone());
+            stream_until(settings, url, options, kept_from, base.end).await?;
+            wait_for_log(settings, &base, Duration::ZERO).await?
         };
     }
     if settings.json {
@@ -130,18 +136,12 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     .hint("is `pitr archive` running? the base counts as soon as that log is archived"))
 }
 
-/// Whether somebody streams with the slot now, as far as we may see.
-async fn has_archiver(engine: &dyn Engine, url: &str, options: &SourceOptions) -> bool {
-    engine.slot(url, options).await.is_ok_and(|slot| slot.is_some_and(|slot| slot.active))
-}
-
-/// Where nobody archives, the log a base needs is fetched here, over the connection whose
-/// slot has kept it.
+/// Where nobody archives, the log a base needs is fetched here.
 async fn stream_until(
     settings: &Settings,
     url: &str,
     options: SourceOptions,
-    mut keeper: Box<dyn Source>,
+    kept_from: Option<Resume>,
     end: Offset,
 ) -> Result<()> {
     let archiver = Archiver {
@@ -150,6 +150,7 @@ async fn stream_until(
         engine: Arc::from(engine::by_url(url)?),
         url: url.to_owned(),
         options,
+        kept_from,
         settings: stream::Settings {
             compression: settings.stream.compression,
             segment_bytes: settings.stream.segment_bytes,
@@ -163,14 +164,7 @@ async fn stream_until(
     // Kept until the archiver is done: a closed channel would stop it.
     let (_stop, stopped) = watch::channel(false);
     let (report, _) = watch::channel(Report::default());
-    match keeper.identify().await {
-        Ok(_) => archiver.run_on(keeper, stopped, &report).await,
-        // It was idle for as long as the base took, which not every network bears.
-        Err(error) => {
-            tracing::warn!(%error, "the connection that kept the log is gone; trying another");
-            archiver.run(stopped, &report).await
-        }
-    }
+    archiver.run(stopped, &report).await
 }
 
 /// Waits until the archive holds the log that makes a base consistent.

@@ -227,6 +227,7 @@ impl Archiving {
             engine: Arc::new(Postgres),
             url: url.to_owned(),
             options: source_options(Some("pitr".into())),
+            kept_from: None,
             settings: stream::Settings {
                 compression: Compression::Lz4,
                 segment_bytes: 16 << 20,

@@ -83,9 +83,6 @@ pub trait Engine: Send + Sync {
 pub struct SourceOptions {
     /// Name of the replication slot; `None` streams without one.
     pub slot: Option<String>,
-    /// Leave no slot behind: where `slot` does not exist, another takes its place that goes
-    /// away with the connection.
-    pub temporary_slot: bool,
     /// The name under which the server lists us (`application_name`).
     pub application_name: String,
     /// How long to wait for a connection.
@@ -143,10 +140,13 @@ pub trait Source: Send {
     /// Asks the server who and where it is.
     async fn identify(&mut self) -> Result<ServerState>;
 
-    /// Makes sure the slot exists (or, with [`SourceOptions::temporary_slot`], one that
-    /// stands in for it) and tells the oldest offset that may be asked for with it: where an
-    /// empty archive begins. `None` when the server cannot say.
+    /// Makes sure the slot exists and tells the oldest offset that may be asked for with it:
+    /// where an empty archive begins. `None` when the server cannot say.
     async fn prepare_slot(&mut self) -> Result<Option<Resume>>;
+
+    /// Has the server keep its log for a while, without a slot that would stay behind.
+    /// `None` where the slot exists, which does that already, or none is named.
+    async fn keep_log(self: Box<Self>) -> Result<Option<Kept>>;
 
     /// Begins streaming at `from`.
     ///
@@ -171,6 +171,15 @@ pub trait Source: Send {
 
     /// Begins a base backup; its entries follow from [`BaseStream::next`].
     async fn base_backup(self: Box<Self>, options: &BaseOptions) -> Result<Box<dyn BaseStream>>;
+}
+
+/// The server keeps its log for as long as this lives.
+pub struct Kept {
+    /// From here on.
+    pub from: Resume,
+    /// The connection that the promise lasts as long as. Nothing more is asked over it: the
+    /// first thing the server refused would end the promise too.
+    pub by: Box<dyn Send>,
 }
 
 /// What comes out of a stream.

@@ -20,6 +20,7 @@ use crate::engine::{Engine, Source, SourceOptions};
 use crate::error::{Kind, Result};
 use crate::model::cluster::{ClusterName, ServerState};
 use crate::model::offset::Offset;
+use crate::model::position::Resume;
 use crate::model::time::Clock;
 use crate::segment::codec::Compression;
 use crate::store::Store;
@@ -78,6 +79,8 @@ pub struct Archiver {
     pub url: String,
     /// How to connect.
     pub options: SourceOptions,
+    /// From where on the server keeps log at somebody else's request, if anyone's.
+    pub kept_from: Option<Resume>,
     /// How to archive.
     pub settings: Settings,
     /// What time it is.
@@ -121,23 +124,8 @@ impl Archiver {
     /// [`Kind::Fenced`], another database at the source, a history that parted from the
     /// archive's, log that twice failed its checksum.
     pub async fn run(&self, stop: watch::Receiver<bool>, report: &watch::Sender<Report>) -> Result<()> {
-        let connecting = self.engine.connect(&self.url, &self.options);
-        let Some(source) = unless_stopped(&stop, connecting).await else { return Ok(()) };
-        self.run_on(source?, stop, report).await
-    }
-
-    /// As [`Archiver::run`], beginning on a connection that is there already.
-    ///
-    /// # Errors
-    /// As [`Archiver::run`].
-    pub async fn run_on(
-        &self,
-        mut source: Box<dyn Source>,
-        stop: watch::Receiver<bool>,
-        report: &watch::Sender<Report>,
-    ) -> Result<()> {
-        let Some(server) = unless_stopped(&stop, source.identify()).await else { return Ok(()) };
-        let server = server?;
+        let Some(connected) = unless_stopped(&stop, self.connect()).await else { return Ok(()) };
+        let (source, server) = connected?;
         let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), CLAIMED_BY).await?;
         let (store, now) = (Arc::clone(&archive.store), self.clock.now());
@@ -196,14 +184,7 @@ impl Run<'_> {
             }
             let error = match result {
                 Ok(Pass::Done) => return self.finish_base().await,
-                Ok(Pass::Again(source)) => {
-                    connected = match source {
-                        Some(mut source) => {
-                            let server = unless_stopped(&self.until.stop, source.identify()).await;
-                            server.and_then(Result::ok).map(|server| (source, server))
-                        }
-                        None => None,
-                    };
+                Ok(Pass::Again) => {
                     wait = BACKOFF.0;
                     busy_since = None;
                     continue;

@@ -22,8 +22,7 @@ use crate::segment::cutter::Limits;
 /// What one pass over a connection came to.
 pub(super) enum Pass {
     Done,
-    /// Another one, over this connection where there is one still.
-    Again(Option<Box<dyn Source>>),
+    Again,
 }
 
 /// A stream that has begun.
@@ -50,7 +49,7 @@ impl Run<'_> {
     pub(super) async fn pass(&mut self, connected: Option<(Box<dyn Source>, ServerState)>) -> Result<Pass> {
         let stop = self.until.stop.clone();
         let Some(begun) = unless_stopped(&stop, self.begin(connected)).await else { return Ok(Pass::Done) };
-        let Some(begun) = begun? else { return Ok(Pass::Again(None)) };
+        let Some(begun) = begun? else { return Ok(Pass::Again) };
         let Begun { mut source, server, slot_start, history, catalog, timeline, ready } = begun;
         let start = ready.start;
         tracing::info!(timeline = timeline.0, from = %self.archiver.engine.position(start), "streaming");
@@ -59,20 +58,19 @@ impl Run<'_> {
         }
         let log_end = if timeline == server.timeline { server.log_end } else { start };
         let confirms = !server.standby && timeline == server.timeline;
-        let kept_from = slot_start.as_ref().map_or(Offset::ZERO, |slot| slot.offset);
-        let setup = self.setup(&catalog, timeline, ready, log_end, confirms, kept_from);
+        let slot_floor = slot_start.as_ref().map_or(Offset::ZERO, |slot| slot.offset);
+        let setup = self.setup(&catalog, timeline, ready, log_end, confirms, slot_floor);
         let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
             // The server tells only once the stream has begun that it lacks the log.
             Err(error) if error.kind() == Kind::Absent => {
-                let at = slot_start.unwrap_or_else(|| self.present(&server)).offset;
+                let at = self.there(start, slot_start, &server).offset;
                 if at <= start {
                     return Err(error.with_kind(Kind::DatabaseUnreachable));
                 }
                 // Behind the switch there never was log of this timeline.
                 let left_at = history.as_ref().and_then(|history| history.switch_from(timeline));
                 self.record_gap(timeline, start, left_at.map_or(at, |switch| at.min(switch)), &error).await?;
-                // Its slot keeps the log that there is; a temporary one goes with it.
-                return Ok(Pass::Again(Some(source)));
+                return Ok(Pass::Again);
             }
             other => other?,
         };
@@ -83,7 +81,7 @@ impl Run<'_> {
             }
             End::TimelineEnd { next, at } => {
                 tracing::info!(from = timeline.0, to = next.0, at = %self.archiver.engine.position(at), "following to the next timeline");
-                Ok(Pass::Again(None))
+                Ok(Pass::Again)
             }
             End::ServerEnded => Err(Error::new(Kind::DatabaseUnreachable, "the server ended the stream")),
         }
@@ -114,7 +112,7 @@ impl Run<'_> {
         let catalog = self.catalog().await?;
         let (timeline, ready) = match whence(&catalog, &server, history.as_ref())? {
             Whence::Empty => {
-                let at = slot_start.clone().unwrap_or_else(|| self.present(&server));
+                let at = self.there(Offset::ZERO, slot_start.clone(), &server);
                 (at.timeline, self.fresh(at.timeline, at.offset))
             }
             Whence::Start(timeline, offset) => (timeline, self.fresh(timeline, offset)),
@@ -160,9 +158,13 @@ impl Run<'_> {
         Resume { timeline, offset, position: self.archiver.engine.position(offset) }
     }
 
-    /// Where the server stands now, at the start of its log file.
-    fn present(&self, server: &ServerState) -> Resume {
-        self.resume(server.timeline, server.log_end.floor_to(self.archive.identity.log_file_bytes))
+    /// From where on, behind `lacked`, the server has log: where it was made to keep it, or at
+    /// least where it stands now, at the start of its log file.
+    fn there(&self, lacked: Offset, slot_start: Option<Resume>, server: &ServerState) -> Resume {
+        let kept = self.archiver.kept_from.clone().filter(|kept| kept.offset > lacked);
+        kept.or(slot_start).unwrap_or_else(|| {
+            self.resume(server.timeline, server.log_end.floor_to(self.archive.identity.log_file_bytes))
+        })
     }
 
     fn fresh(&self, timeline: TimelineId, start: Offset) -> Ready {
@@ -178,7 +180,7 @@ impl Run<'_> {
         ready: Ready,
         log_end: Offset,
         confirms: bool,
-        kept_from: Offset,
+        slot_floor: Offset,
     ) -> writer::Setup {
         let settings = &self.archiver.settings;
         let tail_folder = self.archive.store.local_root().map(|root| root.join(self.archive.layout.timeline(timeline)));
@@ -196,7 +198,7 @@ impl Run<'_> {
             scanner: ready.scanner,
             start: ready.start,
             log_end,
-            acknowledged: damaged_end.map_or(kept_from, |end| end.max(kept_from)),
+            acknowledged: damaged_end.map_or(slot_floor, |end| end.max(slot_floor)),
             confirms,
             carried: ready.carried,
             file_segments: ready.file_segments,

@@ -1,7 +1,7 @@
 //! Promise: a base backup holds everything the server has, laid out again exactly as
 //! the server's own manifest says, and a second one costs what changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::support::load::{mark, marker_table, pgbench_tables};
@@ -57,20 +57,38 @@ fn a_laid_out_base_passes_pg_verifybackup() {
 #[test]
 fn a_backup_leaves_no_slot_behind() {
     let scratch = Scratch::new();
-    let server = Server::builder(&scratch, "source").wal_segment_mib(1).setting("wal_keep_size", "0").start();
+    let server = Server::builder(&scratch, "source")
+        .wal_segment_mib(1)
+        .setting("wal_keep_size", "0")
+        .setting("max_wal_size", "2MB")
+        .setting("min_wal_size", "2MB")
+        .start();
     pgbench_tables(&server, 1);
     marker_table(&server);
     let pitr = Pitr::new(&scratch).source(&server);
     pitr.ok(["init"]);
     let slots = || server.sql("select slot_name, active from pg_replication_slots order by 1");
+    let wal_files = || {
+        let files = std::fs::read_dir(server.wal_dir()).expect("pg_wal").flatten();
+        files.map(|file| file.file_name()).filter(|name| name.len() == 24).collect::<BTreeSet<_>>()
+    };
     let load = Load::pgbench(&server, 2);
     for slot in ["pitr", "mine"] {
         pitr.ok(["backup", "--slot", slot]);
         condition("the temporary slot to go", PATIENCE, || slots().is_empty().then_some(()));
+        // So the next backup finds that the server lacks log from the archive's end on.
+        let archived = wal_files();
+        condition("the log to be removed", PATIENCE, || wal_files().is_disjoint(&archived).then_some(()));
     }
     load.stop(&server);
     let log = server.log_text();
-    assert_eq!(log.matches("CREATE_REPLICATION_SLOT").count(), log.matches("TEMPORARY PHYSICAL").count(), "{log}");
+    let commands: Vec<&str> = log
+        .lines()
+        .filter_map(|line| line.split_once("LOG:  received replication command: CREATE_REPLICATION_SLOT "))
+        .map(|(_, slot)| slot)
+        .collect();
+    assert!(commands.len() == 2 && commands.iter().all(|slot| slot.contains(" TEMPORARY ")), "{commands:?}");
+    assert!(log.contains("has already been removed"), "the second backup met no gap: {log}");
     let to = scratch.join("restored");
     pitr.restore(&server, &to, &["--target", "latest"]);
     assert_ready_data_dir(&to);

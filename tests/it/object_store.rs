@@ -72,6 +72,7 @@ fn archive_while(pitr: &Pitr, server: &Server, work: impl FnOnce()) {
         engine,
         url,
         options: SourceOptions { slot: Some(SLOT.into()), application_name: "test".into(), ..SourceOptions::default() },
+        kept_from: None,
         settings: Settings {
             compression: Compression::Lz4,
             segment_bytes: 16 << 20,

@@ -23,7 +23,7 @@ use super::files::parse_history;
 use super::wal::name::{format_lsn, parse_lsn};
 use super::wire::replication::{FromServer, status_update};
 use super::wire::{Backend, Report, startup};
-use crate::engine::{BaseOptions, BaseStream, Source, SourceOptions, StreamEvent};
+use crate::engine::{BaseOptions, BaseStream, Kept, Source, SourceOptions, StreamEvent};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{Identity, ServerState};
 use crate::model::offset::Offset;
@@ -74,8 +74,6 @@ enum State {
     Ended,
     /// The next timeline is known, the end of the command is not read yet.
     Switched { next: TimelineId, at: Offset },
-    /// The server refused to stream, and says next that it waits for a command.
-    Refused,
     /// Of no more use.
     Broken,
 }
@@ -85,7 +83,6 @@ struct Walsender {
     connection: Connection,
     info: ConnInfo,
     slot: Option<String>,
-    temporary_slot: bool,
     identified: Option<ServerState>,
     state: State,
 }
@@ -104,14 +101,7 @@ impl Walsender {
                 connection.place()
             )));
         }
-        Ok(Self {
-            connection,
-            info,
-            slot: options.slot.clone(),
-            temporary_slot: options.temporary_slot,
-            identified: None,
-            state: State::Idle,
-        })
+        Ok(Self { connection, info, slot: options.slot.clone(), identified: None, state: State::Idle })
     }
 
     fn place(&self) -> String {
@@ -127,9 +117,6 @@ impl Walsender {
     }
 
     async fn identify_system(&mut self) -> Result<ServerState> {
-        if self.state == State::Refused {
-            self.recover().await;
-        }
         self.idle()?;
         let place = self.place();
         let strange = || {
@@ -183,12 +170,6 @@ impl Walsender {
         if self.state == State::Broken {
             return error;
         }
-        self.recover().await;
-        error
-    }
-
-    /// Reads what the server sends before it waits for a command.
-    async fn recover(&mut self) {
         self.state = State::Broken;
         while let Ok(message) = self.connection.answer().await {
             if message == Backend::ReadyForQuery {
@@ -196,6 +177,7 @@ impl Walsender {
                 break;
             }
         }
+        error
     }
 
     /// One message of the ending of a stream: the row, the end of the command, the end
@@ -229,6 +211,12 @@ impl Walsender {
     }
 }
 
+/// The start of the log file that holds the offset: only from there can an archive begin.
+fn file_start((timeline, lsn): (TimelineId, Offset), server: &ServerState) -> Resume {
+    let offset = lsn.floor_to(server.identity.log_file_bytes);
+    Resume { timeline, offset, position: Position(format_lsn(offset)) }
+}
+
 #[async_trait]
 impl Source for Walsender {
     async fn identify(&mut self) -> Result<ServerState> {
@@ -238,19 +226,20 @@ impl Source for Walsender {
     async fn prepare_slot(&mut self) -> Result<Option<Resume>> {
         self.idle()?;
         let server = self.identify_system().await?;
-        let kept = match self.slot.clone() {
-            Some(slot) => {
-                let make = if self.temporary_slot { slot::Make::Temporary } else { slot::Make::Permanent };
-                let slot = slot::prepare(&self.info, &mut self.connection, &slot, make, &server).await?;
-                self.slot = Some(slot.name);
-                slot.keeps
-            }
+        let kept = match &self.slot {
+            Some(slot) => slot::prepare(&self.info, &mut self.connection, slot, &server).await?,
             // Without a slot nothing is promised; the present end is what is surely there.
             None => Some((server.timeline, server.log_end)),
         };
-        let Some((timeline, lsn)) = kept else { return Ok(None) };
-        let offset = lsn.floor_to(server.identity.log_file_bytes);
-        Ok(Some(Resume { timeline, offset, position: Position(format_lsn(offset)) }))
+        Ok(kept.map(|kept| file_start(kept, &server)))
+    }
+
+    async fn keep_log(mut self: Box<Self>) -> Result<Option<Kept>> {
+        self.idle()?;
+        let server = self.identify_system().await?;
+        let Some(slot) = &self.slot else { return Ok(None) };
+        let kept = slot::keep(&self.info, &mut self.connection, slot, &server).await?;
+        Ok(kept.map(|kept| Kept { from: file_start(kept, &server), by: Box::new(self.connection) }))
     }
 
     async fn stream(&mut self, from: &Resume) -> Result<()> {
@@ -298,7 +287,7 @@ impl Source for Walsender {
                     self.state = State::Ended;
                     self.connection.send(&startup::COPY_DONE).await?;
                 }
-                State::Idle | State::Refused | State::Broken => {
+                State::Idle | State::Broken => {
                     return Err(Error::failure(format!("{}: nothing is being streamed", self.place())));
                 }
             }
@@ -316,11 +305,8 @@ impl Source for Walsender {
             };
             if let Backend::Error(report) = &message {
                 let error = self.refused(report);
-                // Where it only lacks log, the caller may go on with us: what it still has, a
-                // temporary slot of this connection may be all that keeps it. Otherwise nothing
-                // is left to be read that could matter.
-                let usable = error.kind() == Kind::Absent && self.state != State::Broken;
-                self.state = if usable { State::Refused } else { State::Broken };
+                // Nothing is left to be read that could matter: the caller connects again.
+                self.state = State::Broken;
                 return Err(error);
             }
             if self.state != State::Streaming {
@@ -361,9 +347,7 @@ impl Source for Walsender {
     async fn stop(&mut self) -> Result<()> {
         let unsaid = match self.state {
             State::Idle => return Ok(()),
-            State::Refused | State::Broken => {
-                return Err(Error::failure(format!("{}: the stream is already broken", self.place())));
-            }
+            State::Broken => return Err(Error::failure(format!("{}: the stream is already broken", self.place()))),
             State::Streaming | State::Ending => true,
             State::Ended | State::Switched { .. } => false,
         };

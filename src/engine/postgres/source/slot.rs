@@ -40,74 +40,68 @@ struct SlotState {
     lost: bool,
 }
 
-/// What to make where there is no slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Make {
-    /// The slot itself.
-    Permanent,
-    /// One under another name that ends with the connection. Not under the same name: an
-    /// archiver that is started meanwhile makes that one.
-    Temporary,
-}
+/// From where on a slot keeps log.
+type Keeps = (TimelineId, Offset);
 
-/// A slot that exists.
-pub(super) struct Prepared {
-    /// Its name.
-    pub(super) name: String,
-    /// From where on it keeps log, if the server says so.
-    pub(super) keeps: Option<(TimelineId, Offset)>,
-}
-
-/// Makes sure there is a slot, and tells from where on it keeps log.
+/// Makes sure there is a slot, and tells from where on it keeps log, if the server says so.
 ///
 /// A lost slot keeps nothing and never will: it is dropped and made anew. What is
 /// missing then shows as a gap, since the new one begins after the archive's end.
-/// Who wants a temporary one only leaves that to the slot's owner.
 pub(super) async fn prepare(
     info: &ConnInfo,
     connection: &mut Connection,
     name: &str,
-    make: Make,
     server: &ServerState,
-) -> Result<Prepared> {
-    let mut name = name.to_owned();
-    let mut state = read(info, connection, &name).await?;
-    if let Some(SlotState { physical: false, .. }) = state {
-        return Err(Error::config(format!("{}: slot {name:?} is a logical slot", connection.place()))
-            .hint("choose another name with `--slot`"));
-    }
-    if let Some(SlotState { lost: true, .. }) = state {
-        if make == Make::Permanent {
-            tracing::warn!(
-                slot = name,
-                host = connection.place(),
-                "the slot was invalidated and is made anew: log is missing"
-            );
-            command(connection, &format!("DROP_REPLICATION_SLOT \"{name}\""))
-                .await?
-                .map_err(|r| r.to_error(connection.place()))?;
-        }
+) -> Result<Option<Keeps>> {
+    let mut state = read_physical(info, connection, name).await?;
+    if state.as_ref().is_some_and(|state| state.lost) {
+        tracing::warn!(
+            slot = name,
+            host = connection.place(),
+            "the slot was invalidated and is made anew: log is missing"
+        );
+        command(connection, &format!("DROP_REPLICATION_SLOT \"{name}\""))
+            .await?
+            .map_err(|r| r.to_error(connection.place()))?;
         state = None;
     }
     if state.is_none() {
-        let kind = match make {
-            Make::Permanent => "",
-            Make::Temporary => {
-                name = stand_in(&name, rand::random());
-                "TEMPORARY "
-            }
-        };
-        let create = format!("CREATE_REPLICATION_SLOT \"{name}\" {kind}PHYSICAL RESERVE_WAL");
-        match command(connection, &create).await? {
-            Ok(()) if make == Make::Temporary => tracing::debug!(slot = name, "temporary replication slot created"),
+        match command(connection, &format!("CREATE_REPLICATION_SLOT \"{name}\" PHYSICAL RESERVE_WAL")).await? {
             Ok(()) => tracing::info!(slot = name, host = connection.place(), "replication slot created"),
             // It existed after all and we could not see it, or somebody was quicker.
             Err(report) if report.sqlstate == "42710" => {}
-            Err(report) => return Err(cannot_create(&report, connection.place(), &name)),
+            Err(report) => return Err(cannot_create(&report, connection.place(), name)),
         }
-        state = read(info, connection, &name).await?;
+        state = read(info, connection, name).await?;
     }
-    let keeps = match state {
+    keeps(connection, state, server).await
+}
+
+/// Makes a slot that lasts as long as the connection, until the first command that the server
+/// refuses on it ("Temporary slots are ... dropped on error", the manual's "Streaming
+/// Replication Protocol"). `None` when the slot `name` keeps log already.
+///
+/// Not under that name: an archiver that is started meanwhile makes that one.
+pub(super) async fn keep(
+    info: &ConnInfo,
+    connection: &mut Connection,
+    name: &str,
+    server: &ServerState,
+) -> Result<Option<Keeps>> {
+    let state = read_physical(info, connection, name).await?;
+    if state.is_some_and(|state| state.restart.is_some() && !state.lost) {
+        return Ok(None);
+    }
+    let name = stand_in(name, rand::random());
+    command(connection, &format!("CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY PHYSICAL RESERVE_WAL"))
+        .await?
+        .map_err(|report| cannot_create(&report, connection.place(), &name))?;
+    let state = read(info, connection, &name).await?;
+    Ok(Some(keeps(connection, state, server).await?.unwrap_or((server.timeline, server.log_end))))
+}
+
+async fn keeps(connection: &mut Connection, state: Option<SlotState>, server: &ServerState) -> Result<Option<Keeps>> {
+    Ok(match state {
         None => None,
         // Made without RESERVE_WAL and never used: it keeps log from our first answer on.
         Some(SlotState { restart: None, .. }) => Some((server.timeline, server.log_end)),
@@ -115,8 +109,18 @@ pub(super) async fn prepare(
         Some(SlotState { restart: Some(restart), timeline: None, .. }) => {
             Some((timeline_of(connection, restart, server).await?, restart))
         }
-    };
-    Ok(Prepared { name, keeps })
+    })
+}
+
+/// The slot's state, as [`read`] gives it; a logical slot is of no use.
+async fn read_physical(info: &ConnInfo, connection: &mut Connection, name: &str) -> Result<Option<SlotState>> {
+    match read(info, connection, name).await? {
+        Some(SlotState { physical: false, .. }) => {
+            Err(Error::config(format!("{}: slot {name:?} is a logical slot", connection.place()))
+                .hint("choose another name with `--slot`"))
+        }
+        state => Ok(state),
+    }
 }
 
 /// The name of a temporary slot, which may be no longer than 63 letters.
