@@ -8,21 +8,26 @@
 //! time up to which the log is complete lies in the file, in a [trailer](crate::segment::trailer)
 //! behind the log, and not in the file's times.
 //!
-//! The bytes are durable, and may be acknowledged, once [`Tail::sync`] returns. A full
-//! tail is sealed: compressed into an ordinary segment, and only when that is durable does
-//! the tail go: its file becomes a later tail's. After a crash the next writer reads the
+//! The bytes are durable, and may be acknowledged, once [`Tail::sync`] returns. They stay in
+//! memory too, where they were verified: a full tail is sealed from there, compressed into an
+//! ordinary segment, and only when that is durable does the tail go: its file becomes a later tail's. After a crash the next writer reads the
 //! valid bytes of the tail it finds and begins a tail of its own epoch with them; the old
 //! one is removed last.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::segment::trailer::{TRAILER_BYTES, Trailer};
 use crate::store::local::place::{Named, TEMP_PREFIX, give_name};
+
+mod direct;
+
+use direct::{Buffer, DirectFile};
 
 /// Bytes gathered before they are written without waiting for a sync.
 const GROUP_BYTES_MAX: usize = 256 << 10;
@@ -30,19 +35,17 @@ const GROUP_BYTES_MAX: usize = 256 << 10;
 /// An open tail.
 #[derive(Debug)]
 pub struct Tail {
-    file: File,
+    file: DirectFile,
     path: PathBuf,
     start: Offset,
-    /// Bytes of the group that is being gathered: one write and one sync for many
-    /// messages.
-    group: Vec<u8>,
-    written: u64,
-    synced: u64,
-    size: u64,
+    /// As long as the file. The log, and zeros behind it.
+    buffer: Buffer,
+    /// Bytes of log in the buffer: many messages become one write and one sync.
+    filled: usize,
+    written: usize,
+    synced: usize,
     /// Up to when the log is known to be complete.
     trailer: Option<Trailer>,
-    /// CRC-32C of everything appended: what is read back must be what was verified.
-    sum: crc_fast::Digest,
     /// Something failed: the kernel may have dropped bytes and would not say so again.
     broken: bool,
 }
@@ -69,13 +72,13 @@ impl Tail {
         }
         let file = spare.into_file();
         sync_parent(&path)?;
-        let size = file.metadata().map_err(failed)?.len();
+        let size = length(file.file()).map_err(failed)?;
         Ok(Self::new(file, path, start, size))
     }
 
-    fn new(file: File, path: PathBuf, start: Offset, size: u64) -> Self {
-        let sum = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-        Self { file, path, start, group: Vec::new(), written: 0, synced: 0, size, trailer: None, sum, broken: false }
+    fn new(file: DirectFile, path: PathBuf, start: Offset, size: usize) -> Self {
+        let buffer = Buffer::zeroed(size);
+        Self { file, path, start, buffer, filled: 0, written: 0, synced: 0, trailer: None, broken: false }
     }
 
     /// Goes on with a tail of our own epoch whose valid bytes are `bytes`. They are written
@@ -87,15 +90,14 @@ impl Tail {
     /// When the disk refuses.
     pub fn reopen(path: PathBuf, start: Offset, bytes: &[u8]) -> Result<Self> {
         let failed = |e| Error::store_io("write", &path, e);
-        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
-        let written = bytes.len() as u64;
-        file.write_all(bytes).map_err(failed)?;
-        fill_with_zeros(&mut file, size.saturating_sub(written)).map_err(failed)?;
-        file.sync_data().map_err(failed)?;
-        let mut tail = Self::new(file, path, start, size);
-        tail.sum.update(bytes);
-        (tail.written, tail.synced) = (written, written);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+        let size = length(&file).map_err(failed)?;
+        let mut tail = Self::new(DirectFile::new(file, size), path, start, size);
+        tail.gather(bytes)?;
+        tail.written = tail.filled;
+        let written = tail.file.write(&tail.buffer, 0..size).and_then(|()| tail.file.file().sync_data());
+        tail.done("write", written)?;
+        tail.synced = tail.written;
         Ok(tail)
     }
 
@@ -108,7 +110,7 @@ impl Tail {
     /// The bytes appended so far.
     #[must_use]
     pub fn range(&self) -> OffsetRange {
-        OffsetRange::new(self.start, Offset(self.start.0 + self.written + self.group.len() as u64))
+        OffsetRange::new(self.start, Offset(self.start.0 + self.filled as u64))
     }
 
     /// Takes the next bytes. They are not durable yet.
@@ -116,25 +118,34 @@ impl Tail {
     /// # Errors
     /// When the disk refuses them.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.sum.update(bytes);
-        self.group.extend_from_slice(bytes);
-        if self.group.len() < GROUP_BYTES_MAX { Ok(()) } else { self.write() }
+        self.gather(bytes)?;
+        if self.filled - self.written < GROUP_BYTES_MAX { Ok(()) } else { self.write() }
     }
 
-    /// Writes the group and the trailer behind it, where there is room. Otherwise zeros:
+    fn gather(&mut self, bytes: &[u8]) -> Result<()> {
+        let end = self.filled + bytes.len();
+        let Some(room) = self.buffer.get_mut(self.filled..end) else {
+            return Err(Error::failure(format!("{} is too short for its log", self.path.display())));
+        };
+        room.copy_from_slice(bytes);
+        self.filled = end;
+        Ok(())
+    }
+
+    /// Writes what was gathered and the trailer behind it, where there is room. Otherwise zeros:
     /// what is left of an older trailer must not stay behind the log.
     fn write(&mut self) -> Result<()> {
-        let bytes = self.group.len();
-        let end = self.written + bytes as u64;
-        let room = usize::try_from(self.size.saturating_sub(end)).unwrap_or(usize::MAX).min(TRAILER_BYTES);
-        match self.trailer.filter(|_| room == TRAILER_BYTES) {
-            Some(trailer) => self.group.extend_from_slice(&trailer.encode(self.start)),
-            None => self.group.resize(bytes + room, 0),
+        let behind = self.filled..(self.filled + TRAILER_BYTES).min(self.buffer.len());
+        let end = behind.end;
+        let trailer = self.trailer.map(|trailer| trailer.encode(self.start));
+        let room = self.buffer.get_mut(behind).unwrap_or_default();
+        if let Some(trailer) = trailer.filter(|trailer| trailer.len() == room.len()) {
+            room.copy_from_slice(&trailer);
         }
-        let written = self.file.write_all_at(&self.group, self.written);
+        let written = self.file.write(&self.buffer, self.written..end);
+        self.buffer.get_mut(self.filled..end).unwrap_or_default().fill(0);
         self.done("write", written)?;
-        self.written = end;
-        self.group.clear();
+        self.written = self.filled;
         Ok(())
     }
 
@@ -151,11 +162,11 @@ impl Tail {
     /// # Errors
     /// When the disk cannot promise it, or the file was removed meanwhile.
     pub fn sync(&mut self) -> Result<()> {
-        if !self.group.is_empty() {
+        if self.written < self.filled {
             self.write()?;
         }
         if self.synced < self.written || self.broken {
-            let synced = self.file.sync_data().and_then(|()| self.still_named());
+            let synced = self.file.file().sync_data().and_then(|()| self.still_named());
             self.done("sync", synced)?;
             self.synced = self.written;
         }
@@ -167,7 +178,7 @@ impl Tail {
     /// (Linux 6.13 and newer), which would cost each group of commits a change of its inode.
     fn still_named(&self) -> std::io::Result<()> {
         use rustix::fs::{AtFlags, StatxFlags, statx};
-        match statx(&self.file, "", AtFlags::EMPTY_PATH, StatxFlags::NLINK)?.stx_nlink {
+        match statx(self.file.file(), "", AtFlags::EMPTY_PATH, StatxFlags::NLINK)?.stx_nlink {
             0 => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "somebody removed the file")),
             _ => Ok(()),
         }
@@ -180,7 +191,7 @@ impl Tail {
     /// When the disk refuses it.
     pub fn confirm(&mut self, trailer: Trailer) -> Result<()> {
         self.trailer = Some(trailer);
-        if self.group.is_empty() { self.write() } else { Ok(()) }
+        if self.written == self.filled { self.write() } else { Ok(()) }
     }
 
     /// Removes a tail that holds no log.
@@ -191,23 +202,22 @@ impl Tail {
         fs::remove_file(&self.path).map_err(|e| Error::store_io("remove", &self.path, e))
     }
 
-    /// The file and the CRC-32C of its log, for the sealer.
+    /// Its name and its log, for the sealer.
     #[must_use]
-    pub fn into_parts(self) -> (PathBuf, u32) {
-        // The algorithm is 32 bits wide.
-        (self.path, self.sum.finalize() as u32)
+    pub fn into_parts(self) -> (PathBuf, Bytes) {
+        (self.path, self.buffer.into_bytes(self.filled))
     }
 }
 
 /// A file under a hidden name that is to become a tail; removed when it never does.
 #[derive(Debug)]
 pub struct Spare {
-    file: Option<File>,
+    file: Option<DirectFile>,
     path: PathBuf,
 }
 
 impl Spare {
-    fn into_file(mut self) -> File {
+    fn into_file(mut self) -> DirectFile {
         // `make_spare` is the only maker and always puts a file in.
         self.file.take().unwrap_or_else(|| unreachable!("a spare is used once"))
     }
@@ -221,14 +231,15 @@ impl Spare {
     pub fn of_sealed(tail: &Path) -> Result<Self> {
         let path = hidden_name(tail.parent().unwrap_or(Path::new(".")));
         fs::rename(tail, &path).map_err(|e| Error::store_io("rename sealed tail", tail, e))?;
-        let file = OpenOptions::new().read(true).write(true).open(&path);
-        let file = file.map_err(|e| Error::store_io("open", &path, e))?;
-        Ok(Self { file: Some(file), path })
+        let failed = |e| Error::store_io("open", &path, e);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+        let size = length(&file).map_err(failed)?;
+        Ok(Self { file: Some(DirectFile::new(file, size)), path })
     }
 
     /// Whether the file is there, under its name, and as long as that.
-    fn is_sound(&self, size: u64) -> bool {
-        let long = self.file.as_ref().and_then(|file| file.metadata().ok()).is_some_and(|data| data.len() == size);
+    fn is_sound(&self, size: usize) -> bool {
+        let long = self.file.as_ref().is_some_and(|file| length(file.file()).is_ok_and(|length| length == size));
         long && self.path.exists()
     }
 }
@@ -241,6 +252,10 @@ impl Drop for Spare {
     }
 }
 
+fn length(file: &File) -> std::io::Result<usize> {
+    Ok(usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX))
+}
+
 fn hidden_name(folder: &Path) -> PathBuf {
     folder.join(format!("{TEMP_PREFIX}tail-{:016x}", rand::random::<u64>()))
 }
@@ -251,40 +266,28 @@ fn hidden_name(folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn make_spare(folder: &Path, size: u64, old: Option<Spare>) -> Result<Spare> {
+pub fn make_spare(folder: &Path, size: usize, old: Option<Spare>) -> Result<Spare> {
     let mut spare = match old.filter(|old| old.is_sound(size)) {
         Some(old) => {
             // After a power cut no tail's name may lead to zeros.
             sync_parent(&old.path)?;
             old
         }
-        None => new_file(hidden_name(folder))?,
+        None => new_file(hidden_name(folder), size)?,
     };
     let filled = match spare.file.as_mut() {
-        Some(file) => fill_with_zeros(file, size).and_then(|()| file.sync_all()),
+        Some(file) => file.write_zeros(size).and_then(|()| file.file().sync_all()),
         None => Ok(()),
     };
     filled.map_err(|e| Error::store_io("fill", &spare.path, e))?;
     Ok(spare)
 }
 
-fn new_file(path: PathBuf) -> Result<Spare> {
+fn new_file(path: PathBuf, size: usize) -> Result<Spare> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o640);
     let file = options.open(&path).map_err(|e| Error::store_io("create", &path, e))?;
-    Ok(Spare { file: Some(file), path })
-}
-
-fn fill_with_zeros(file: &mut File, size: u64) -> std::io::Result<()> {
-    let zeros = vec![0u8; 1 << 20];
-    let mut left = size;
-    while left > 0 {
-        let piece = left.min(zeros.len() as u64);
-        #[expect(clippy::cast_possible_truncation, reason = "at most the length of `zeros`")]
-        file.write_all(&zeros[..piece as usize])?;
-        left -= piece;
-    }
-    Ok(())
+    Ok(Spare { file: Some(DirectFile::new(file, size)), path })
 }
 
 /// Makes the name of `path` durable.
@@ -318,6 +321,36 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         assert_eq!(&bytes[..6], b"abcdef");
         assert_eq!(&bytes[6..], &[0u8; 58][..]);
+    }
+
+    /// As tails are on a disk: whole blocks, the last of which is written again and again.
+    #[test]
+    fn groups_of_any_size_lie_one_behind_the_other() {
+        const SIZE: usize = 3 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tail-x");
+        let log: Vec<u8> = (0..SIZE).map(|i| (i % 251) as u8 + 1).collect();
+        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), SIZE, None).unwrap(), Offset(0)).unwrap();
+        let mut done = 0;
+        for (i, size) in [1, 4095, 4096, 4097, 7, 300_000, 8192, 1, SIZE].into_iter().enumerate() {
+            let end = (done + size).min(SIZE);
+            tail.append(&log[done..end]).unwrap();
+            if i % 2 == 0 {
+                let confirmed = crate::model::time::Timestamp(i as i64);
+                tail.confirm(Trailer { boundary: Offset(end as u64), confirmed }).unwrap();
+            }
+            tail.sync().unwrap();
+            done = end;
+            let mut finder = crate::segment::trailer::Finder::default();
+            let bytes = fs::read(&path).unwrap();
+            finder.feed(&bytes);
+            assert!(bytes.len() == SIZE && bytes[..done] == log[..done], "{done}");
+            let room = TRAILER_BYTES.min(SIZE - done);
+            assert_eq!(finder.trailer(Offset(0)).map(|(_, end)| end), (room > 0).then_some(done as u64));
+            assert!(bytes[done + room..].iter().all(|byte| *byte == 0), "{done}");
+        }
+        assert!(tail.append(&[1]).is_err(), "it is full");
+        assert_eq!(tail.into_parts().1, log);
     }
 
     #[test]
@@ -402,10 +435,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
         fs::write(&path, [0; 64]).unwrap();
-        let mut tail = Tail::new(File::open(&path).unwrap(), path.clone(), Offset(0), 64);
+        let file = DirectFile::new(File::open(&path).unwrap(), 64);
+        let mut tail = Tail::new(file, path.clone(), Offset(0), 64);
         tail.append(b"abc").unwrap();
         assert!(tail.sync().is_err(), "the file is open for reading only");
-        tail.file = OpenOptions::new().write(true).open(&path).unwrap();
+        tail.file = DirectFile::new(OpenOptions::new().write(true).open(&path).unwrap(), 64);
         assert!(tail.sync().is_err());
         assert!(tail.append(b"d").and_then(|()| tail.sync()).is_err());
     }

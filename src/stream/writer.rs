@@ -299,6 +299,7 @@ impl Writer {
             return Err(Error::failure("this store keeps no tail"));
         };
         let size = self.setup.limits.segment_bytes.min(self.setup.limits.log_file_bytes);
+        let size = usize::try_from(size).map_err(|_| Error::config("segments are too large for this machine"))?;
         if self.spares_made == 0
             && let Some(root) = self.setup.archive.store.local_root()
         {
@@ -394,9 +395,8 @@ impl Writer {
                 self.check_epoch()?;
                 self.shared.durable(tail.range(), summary.boundary, summary.times.map(|t| t.1));
                 let writer = Box::new(self.segment_writer(tail.start()));
-                let bytes = tail.range().len();
-                let (path, sum) = tail.into_parts();
-                Made::InTail { writer, path, bytes, sum }
+                let (path, bytes) = tail.into_parts();
+                Made::InTail { writer, path, bytes }
             }
         };
         self.upload(made, summary, full)

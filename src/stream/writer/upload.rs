@@ -1,10 +1,10 @@
 //! A closed segment's way into the store, beside the writer: compressed, created behind
 //! the one before it, told durable; then the tail goes.
 
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::Shared;
@@ -22,8 +22,8 @@ use crate::stream::tail::Spare;
 pub(super) enum Made {
     /// Compressed already.
     InMemory(Finished),
-    /// Raw in a full tail.
-    InTail { writer: Box<SegmentWriter>, path: PathBuf, bytes: u64, sum: u32 },
+    /// Raw, of a full tail.
+    InTail { writer: Box<SegmentWriter>, path: PathBuf, bytes: Bytes },
 }
 
 /// A closed segment on its way to the store.
@@ -42,10 +42,15 @@ impl Upload {
     pub(super) async fn create(&self, made: Made, before: Option<oneshot::Receiver<()>>) -> Result<()> {
         let (finished, tail) = match made {
             Made::InMemory(finished) => (finished, None),
-            Made::InTail { writer, path, bytes, sum } => {
-                let (from, summary) = (path.clone(), self.summary.clone());
-                let compressed =
-                    tokio::task::spawn_blocking(move || compress_file(*writer, &from, bytes, sum, &summary)).await;
+            Made::InTail { mut writer, path, bytes } => {
+                let summary = self.summary.clone();
+                let compressed = tokio::task::spawn_blocking(move || {
+                    // Piece by piece, for checksum and compression to find it in the processor's cache.
+                    bytes.chunks(1 << 18).for_each(|piece| writer.write(piece));
+                    drop(bytes);
+                    writer.finish(&summary)
+                })
+                .await;
                 (compressed.map_err(|e| Error::failure("a sealer stopped").because(e))??, Some(path))
             }
         };
@@ -64,27 +69,4 @@ impl Upload {
         }
         Ok(())
     }
-}
-
-/// Compresses the log in a tail, whose CRC-32C was `sum` when it was verified: what a disk
-/// gives back otherwise must not get a valid checksum.
-fn compress_file(mut writer: SegmentWriter, path: &Path, bytes: u64, sum: u32, summary: &Summary) -> Result<Finished> {
-    let file = std::fs::File::open(path).map_err(|e| Error::store_io("open", path, e))?;
-    let mut buffer = vec![0u8; 1 << 18];
-    let mut found = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    let mut done = 0;
-    while done < bytes {
-        let want = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(buffer.len());
-        let piece = buffer.get_mut(..want).unwrap_or_default();
-        file.read_exact_at(piece, done).map_err(|e| Error::store_io("read", path, e))?;
-        found.update(piece);
-        writer.write(piece);
-        done += want as u64;
-    }
-    // The algorithm is 32 bits wide.
-    if found.finalize() as u32 != sum {
-        return Err(Error::corruption(format!("{} does not hold what was written into it", path.display()))
-            .hint("the disk gave back other bytes: do not rely on it; see `dmesg`"));
-    }
-    writer.finish(summary)
 }
