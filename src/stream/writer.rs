@@ -180,7 +180,7 @@ impl Writer {
                 Tail::reopen(folder.join(file_name(&carried.object)), carried.start, &carried.bytes)?
             }
             _ => {
-                let mut tail = self.new_tail(carried.start)?;
+                let mut tail = self.new_tail(carried.start, carried.bytes.len())?;
                 tail.append(&carried.bytes)?;
                 tail.sync()?;
                 tail
@@ -281,7 +281,7 @@ impl Writer {
         let summary = Summary::empty(self.offset, self.setup.scanner.boundary());
         let whole = log_end >= self.setup.limits.end_of(self.offset);
         let open = if self.setup.tail_folder.is_some() && !whole {
-            Open::Tail(Box::new(self.new_tail(self.offset)?))
+            Open::Tail(Box::new(self.new_tail(self.offset, 0)?))
         } else {
             Open::Direct { writer: Box::new(self.segment_writer(self.offset)), opened: self.setup.clock.now() }
         };
@@ -294,7 +294,9 @@ impl Writer {
         SegmentWriter::new(archive.header(*timeline, start, epoch.number()), *compression)
     }
 
-    fn new_tail(&mut self, start: Offset) -> Result<Tail> {
+    /// `least` is how long it must be whatever the settings say: the tail it is to hold may be
+    /// from when segments might be longer.
+    fn new_tail(&mut self, start: Offset, least: usize) -> Result<Tail> {
         let Some(folder) = self.setup.tail_folder.clone() else {
             return Err(Error::failure("this store keeps no tail"));
         };
@@ -310,11 +312,11 @@ impl Writer {
             // Ours, for it bears our epoch: the connection was lost before a record was whole.
             return Tail::reopen(path, start, &[]);
         }
-        let spare = match self.spare.take() {
+        let spare = match self.spare.take().filter(|_| least <= size) {
             Some(task) => {
                 self.runtime.block_on(task).map_err(|e| Error::failure("the tail maker stopped").because(e))??
             }
-            None => make_spare(&folder, size, None)?,
+            None => make_spare(&folder, size.max(least), None)?,
         };
         self.spares_made += 1;
         let tail = Tail::create(path, spare, start)?;
