@@ -43,11 +43,11 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         engine,
         url: url.to_owned(),
         options: source_options(Some(settings.slot(&args.slot))),
-        kept_from: None,
         settings: stream::Settings {
             compression: settings.stream.compression,
             segment_bytes: settings.stream.segment_bytes,
             flush_interval: settings.stream.flush_interval,
+            from: None,
             until,
             exit_when_caught_up: args.exit_when_caught_up,
             backup: !args.no_backup,

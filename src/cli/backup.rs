@@ -1,5 +1,6 @@
 //! `pitr backup`: a base backup now.
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +13,8 @@ use super::output::{self, Progress, size};
 use super::settings::{Settings, SlotArgs};
 use crate::catalog::BaseInfo;
 use crate::catalog::archive::Archive;
-use crate::engine::{self, BaseOptions, SourceOptions};
+use crate::engine::{self, BaseOptions, Engine, SourceOptions};
 use crate::error::{Error, Kind, Result};
-use crate::model::offset::Offset;
-use crate::model::position::Resume;
 use crate::model::time::SystemClock;
 use crate::plan;
 use crate::stream::base::Task;
@@ -68,11 +67,14 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let mut keeper = engine.connect(url, &with_slot).await?;
     let server = keeper.identify().await?;
     let archive = Archive::open_or_create(settings.make_store()?, &settings.cluster, &server.identity).await?;
-    let kept = keeper.keep_log().await.unwrap_or_else(|error| {
-        // An archive that `archive_command` fills does without.
-        tracing::warn!(%error, hint = error.advice(), "no slot keeps the log of this base backup until it is archived");
-        None
-    });
+    let kept = match has_archiver(engine.as_ref(), url, &with_slot).await {
+        Ok(true) => None,
+        _ => keeper.keep_log().await.map(Some).unwrap_or_else(|error| {
+            // An archive that `archive_command` fills does without.
+            tracing::warn!(%error, hint = error.advice(), "no slot keeps the log of this base backup until it is archived");
+            None
+        }),
+    };
     let begun = Instant::now();
     let progress = Progress::bytes("base backup");
     let task = Task {
@@ -87,20 +89,25 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     progress.finish();
     let took = begun.elapsed();
     let mut restorable = wait_for_log(settings, &base, PATIENCE.min(Duration::from_secs(args.wait))).await?;
+    let mut streamed = false;
     if !restorable && args.wait > 0 {
-        // As far as we may see.
-        let slot = engine.slot(url, &with_slot).await.unwrap_or_default();
-        restorable = if slot.as_ref().is_some_and(|slot| slot.active) {
-            // An archiver is at work; it will come.
-            wait_for_log(settings, &base, Duration::from_secs(args.wait)).await?
-        } else {
-            let options =
-                if kept.is_none() && slot.is_some_and(|slot| slot.restart.is_some()) { with_slot } else { options };
-            let kept_from = kept.as_ref().map(|kept| kept.from.clone());
-            stream_until(settings, url, options, kept_from, base.end).await?;
-            wait_for_log(settings, &base, Duration::ZERO).await?
+        restorable = match has_archiver(engine.as_ref(), url, &with_slot).await {
+            Ok(false) => {
+                streamed = true;
+                let wait = Duration::from_secs(args.wait);
+                stream_log(settings, url, options.clone(), &base, wait).await?;
+                wait_for_log(settings, &base, Duration::ZERO).await?
+            }
+            // It will come.
+            Ok(true) => wait_for_log(settings, &base, Duration::from_secs(args.wait)).await?,
+            Err(error) => {
+                // To stream beside an archiver would put an end to it.
+                tracing::warn!(%error, "whether an archiver is at work cannot be seen; waiting for one");
+                wait_for_log(settings, &base, Duration::from_secs(args.wait)).await?
+            }
         };
     }
+    drop(kept);
     if settings.json {
         output::print_json(&Document {
             base: base.id.clone(),
@@ -133,16 +140,26 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             engine.position(base.end)
         ),
     )
-    .hint("is `pitr archive` running? the base counts as soon as that log is archived"))
+    .hint(if streamed {
+        "was the server away, or has it removed that log? run `pitr archive`, whose slot keeps it, and take another"
+    } else {
+        "is `pitr archive` running? the base counts as soon as that log is archived"
+    }))
 }
 
-/// Where nobody archives, the log a base needs is fetched here.
-async fn stream_until(
+/// Whether somebody archives with the slot now.
+async fn has_archiver(engine: &dyn Engine, url: &str, options: &SourceOptions) -> Result<bool> {
+    Ok(engine.slot(url, options).await?.is_some_and(|slot| slot.active && slot.state != "unusable"))
+}
+
+/// Where nobody archives, the log a base needs is fetched here, without a slot, for that would
+/// stay behind. Ends when for the time of `wait` nothing comes.
+async fn stream_log(
     settings: &Settings,
     url: &str,
     options: SourceOptions,
-    kept_from: Option<Resume>,
-    end: Offset,
+    base: &BaseInfo,
+    wait: Duration,
 ) -> Result<()> {
     let archiver = Archiver {
         store: settings.store()?,
@@ -150,21 +167,31 @@ async fn stream_until(
         engine: Arc::from(engine::by_url(url)?),
         url: url.to_owned(),
         options,
-        kept_from,
         settings: stream::Settings {
             compression: settings.stream.compression,
             segment_bytes: settings.stream.segment_bytes,
             flush_interval: settings.stream.flush_interval,
-            until: Some(end),
+            from: Some((base.timeline, base.start)),
+            until: Some(base.end),
             exit_when_caught_up: false,
             backup: false,
         },
         clock: Arc::new(SystemClock),
     };
-    // Kept until the archiver is done: a closed channel would stop it.
-    let (_stop, stopped) = watch::channel(false);
-    let (report, _) = watch::channel(Report::default());
-    archiver.run(stopped, &report).await
+    let (stop, stopped) = watch::channel(false);
+    let (report, reported) = watch::channel(Report::default());
+    let mut run = pin!(archiver.run(stopped, &report));
+    loop {
+        let before = reported.borrow().received;
+        match tokio::time::timeout(wait, &mut run).await {
+            Ok(done) => return done,
+            Err(_) if reported.borrow().received > before => {}
+            Err(_) => {
+                stop.send_replace(true);
+                return run.await;
+            }
+        }
+    }
 }
 
 /// Waits until the archive holds the log that makes a base consistent.

@@ -227,11 +227,11 @@ impl Archiving {
             engine: Arc::new(Postgres),
             url: url.to_owned(),
             options: source_options(Some("pitr".into())),
-            kept_from: None,
             settings: stream::Settings {
                 compression: Compression::Lz4,
                 segment_bytes: 16 << 20,
                 flush_interval: Duration::from_secs(1),
+                from: None,
                 until: None,
                 exit_when_caught_up: false,
                 backup: true,

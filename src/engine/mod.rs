@@ -144,9 +144,8 @@ pub trait Source: Send {
     /// where an empty archive begins. `None` when the server cannot say.
     async fn prepare_slot(&mut self) -> Result<Option<Resume>>;
 
-    /// Has the server keep its log for a while, without a slot that would stay behind.
-    /// `None` where the slot exists, which does that already, or none is named.
-    async fn keep_log(self: Box<Self>) -> Result<Option<Kept>>;
+    /// Has the server keep its log from now on, for as long as what is returned lives.
+    async fn keep_log(self: Box<Self>) -> Result<Kept>;
 
     /// Begins streaming at `from`.
     ///
@@ -173,13 +172,17 @@ pub trait Source: Send {
     async fn base_backup(self: Box<Self>, options: &BaseOptions) -> Result<Box<dyn BaseStream>>;
 }
 
-/// The server keeps its log for as long as this lives.
+/// The server keeps its log for as long as this lives: a connection over which nothing more
+/// is asked, since the first thing the server refused could end the promise.
 pub struct Kept {
-    /// From here on.
-    pub from: Resume,
-    /// The connection that the promise lasts as long as. Nothing more is asked over it: the
-    /// first thing the server refused would end the promise too.
-    pub by: Box<dyn Send>,
+    _by: Box<dyn Send>,
+}
+
+impl Kept {
+    /// For as long as `connection` is there.
+    pub fn by(connection: impl Send + 'static) -> Self {
+        Self { _by: Box::new(connection) }
+    }
 }
 
 /// What comes out of a stream.

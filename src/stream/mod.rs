@@ -20,8 +20,8 @@ use crate::engine::{Engine, Source, SourceOptions};
 use crate::error::{Kind, Result};
 use crate::model::cluster::{ClusterName, ServerState};
 use crate::model::offset::Offset;
-use crate::model::position::Resume;
 use crate::model::time::Clock;
+use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
 use crate::store::Store;
 
@@ -59,6 +59,9 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Longest time a byte waits for its segment to close, on stores without a tail.
     pub flush_interval: Duration,
+    /// Where an archive without log begins, and goes on when the server lacks what lies before:
+    /// where the log begins that is wanted. `None` for where the server keeps log from.
+    pub from: Option<(TimelineId, Offset)>,
     /// Stop once this offset is durable.
     pub until: Option<Offset>,
     /// Stop once everything the server had at the start is durable.
@@ -79,8 +82,6 @@ pub struct Archiver {
     pub url: String,
     /// How to connect.
     pub options: SourceOptions,
-    /// From where on the server keeps log at somebody else's request, if anyone's.
-    pub kept_from: Option<Resume>,
     /// How to archive.
     pub settings: Settings,
     /// What time it is.
@@ -107,6 +108,8 @@ struct Run<'a> {
     report: &'a watch::Sender<Report>,
     base: Option<JoinHandle<Result<()>>>,
     base_wanted: bool,
+    /// [`Settings::from`], at the start of its log file, until the server lacks that log too.
+    from: Option<(TimelineId, Offset)>,
     /// Where the server's log ended when we came: what catching up means.
     log_end: Offset,
     /// Damaged objects that were told.
@@ -136,6 +139,8 @@ impl Archiver {
                 Err(error) => tracing::warn!(%error, "what interrupted writers left is still there"),
             }
         });
+        let file_bytes = archive.identity.log_file_bytes;
+        let from = self.settings.from.map(|(timeline, from)| (timeline, from.floor_to(file_bytes)));
         let (goal, goal_receiver) = watch::channel(Goal::Wait);
         let until = Until { stop, goal: goal_receiver };
         let mut run = Run {
@@ -147,6 +152,7 @@ impl Archiver {
             report,
             base: None,
             base_wanted: false,
+            from,
             log_end: server.log_end,
             told: BTreeSet::new(),
             unreadable: BTreeMap::new(),

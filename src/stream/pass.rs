@@ -29,7 +29,7 @@ pub(super) enum Pass {
 struct Begun {
     source: Box<dyn Source>,
     server: ServerState,
-    /// From where on the server keeps log for us.
+    /// From where on the slot keeps log; without a slot, where the server stands.
     slot_start: Option<Resume>,
     history: Option<History>,
     /// What the archive held before.
@@ -63,7 +63,8 @@ impl Run<'_> {
         let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
             // The server tells only once the stream has begun that it lacks the log.
             Err(error) if error.kind() == Kind::Absent => {
-                let at = self.there(start, slot_start, &server).offset;
+                self.from.take_if(|(_, from)| *from <= start);
+                let at = self.beginning(slot_start, &server).offset;
                 if at <= start {
                     return Err(error.with_kind(Kind::DatabaseUnreachable));
                 }
@@ -112,7 +113,7 @@ impl Run<'_> {
         let catalog = self.catalog().await?;
         let (timeline, ready) = match whence(&catalog, &server, history.as_ref())? {
             Whence::Empty => {
-                let at = self.there(Offset::ZERO, slot_start.clone(), &server);
+                let at = self.beginning(slot_start.clone(), &server);
                 (at.timeline, self.fresh(at.timeline, at.offset))
             }
             Whence::Start(timeline, offset) => (timeline, self.fresh(timeline, offset)),
@@ -158,11 +159,11 @@ impl Run<'_> {
         Resume { timeline, offset, position: self.archiver.engine.position(offset) }
     }
 
-    /// From where on, behind `lacked`, the server has log: where it was made to keep it, or at
-    /// least where it stands now, at the start of its log file.
-    fn there(&self, lacked: Offset, slot_start: Option<Resume>, server: &ServerState) -> Resume {
-        let kept = self.archiver.kept_from.clone().filter(|kept| kept.offset > lacked);
-        kept.or(slot_start).unwrap_or_else(|| {
+    /// Where log that follows nothing begins, at the start of a log file: where it is wanted from,
+    /// or the slot keeps it from, or the server stands now.
+    fn beginning(&self, slot_start: Option<Resume>, server: &ServerState) -> Resume {
+        let wanted = self.from.map(|(timeline, from)| self.resume(timeline, from));
+        wanted.or(slot_start).unwrap_or_else(|| {
             self.resume(server.timeline, server.log_end.floor_to(self.archive.identity.log_file_bytes))
         })
     }

@@ -8,17 +8,15 @@
 //! time up to which the log is complete lies in the file, in a [trailer](crate::segment::trailer)
 //! behind the log, and not in the file's times.
 //!
-//! The bytes are durable, and may be acknowledged, once [`Tail::sync`] returns. They stay in
-//! memory too, where they were verified: a full tail is sealed from there, compressed into an
-//! ordinary segment, and only when that is durable does the tail go: its file becomes a later tail's. After a crash the next writer reads the
+//! The bytes are durable, and may be acknowledged, once [`Tail::sync`] returns. A full
+//! tail is sealed: its log goes into an ordinary segment, and only when that is durable does
+//! the tail go: its file becomes a later tail's. After a crash the next writer reads the
 //! valid bytes of the tail it finds and begins a tail of its own epoch with them; the old
 //! one is removed last.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange};
@@ -27,7 +25,7 @@ use crate::store::local::place::{Named, TEMP_PREFIX, give_name};
 
 mod direct;
 
-use direct::{Buffer, DirectFile};
+use direct::{DirectFile, Group};
 
 /// Bytes gathered before they are written without waiting for a sync.
 const GROUP_BYTES_MAX: usize = 256 << 10;
@@ -38,12 +36,10 @@ pub struct Tail {
     file: DirectFile,
     path: PathBuf,
     start: Offset,
-    /// As long as the file. The log, and zeros behind it.
-    buffer: Buffer,
-    /// Bytes of log in the buffer: many messages become one write and one sync.
-    filled: usize,
-    written: usize,
-    synced: usize,
+    /// What is being gathered: one write and one sync for many messages.
+    group: Group,
+    synced: u64,
+    size: u64,
     /// Up to when the log is known to be complete.
     trailer: Option<Trailer>,
     /// Something failed: the kernel may have dropped bytes and would not say so again.
@@ -72,13 +68,13 @@ impl Tail {
         }
         let file = spare.into_file();
         sync_parent(&path)?;
-        let size = length(file.file()).map_err(failed)?;
+        let size = file.len().map_err(failed)?;
         Ok(Self::new(file, path, start, size))
     }
 
-    fn new(file: DirectFile, path: PathBuf, start: Offset, size: usize) -> Self {
-        let buffer = Buffer::zeroed(size);
-        Self { file, path, start, buffer, filled: 0, written: 0, synced: 0, trailer: None, broken: false }
+    fn new(file: DirectFile, path: PathBuf, start: Offset, size: u64) -> Self {
+        let group = Group::new(GROUP_BYTES_MAX);
+        Self { file, path, start, group, synced: 0, size, trailer: None, broken: false }
     }
 
     /// Goes on with a tail of our own epoch whose valid bytes are `bytes`. They are written
@@ -91,13 +87,13 @@ impl Tail {
     pub fn reopen(path: PathBuf, start: Offset, bytes: &[u8]) -> Result<Self> {
         let failed = |e| Error::store_io("write", &path, e);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
-        let size = length(&file).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
         let mut tail = Self::new(DirectFile::new(file, size), path, start, size);
-        tail.gather(bytes)?;
-        tail.written = tail.filled;
-        let written = tail.file.write(&tail.buffer, 0..size).and_then(|()| tail.file.file().sync_data());
-        tail.done("write", written)?;
-        tail.synced = tail.written;
+        tail.append(bytes)?;
+        let end = tail.write()?;
+        let zeroed = tail.file.write_zeros(end, size);
+        tail.done("write", zeroed)?;
+        tail.sync()?;
         Ok(tail)
     }
 
@@ -110,7 +106,7 @@ impl Tail {
     /// The bytes appended so far.
     #[must_use]
     pub fn range(&self) -> OffsetRange {
-        OffsetRange::new(self.start, Offset(self.start.0 + self.filled as u64))
+        OffsetRange::new(self.start, Offset(self.start.0 + self.group.end()))
     }
 
     /// Takes the next bytes. They are not durable yet.
@@ -118,35 +114,31 @@ impl Tail {
     /// # Errors
     /// When the disk refuses them.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.gather(bytes)?;
-        if self.filled - self.written < GROUP_BYTES_MAX { Ok(()) } else { self.write() }
-    }
-
-    fn gather(&mut self, bytes: &[u8]) -> Result<()> {
-        let end = self.filled + bytes.len();
-        let Some(room) = self.buffer.get_mut(self.filled..end) else {
-            return Err(Error::failure(format!("{} is too short for its log", self.path.display())));
-        };
-        room.copy_from_slice(bytes);
-        self.filled = end;
-        Ok(())
-    }
-
-    /// Writes what was gathered and the trailer behind it, where there is room. Otherwise zeros:
-    /// what is left of an older trailer must not stay behind the log.
-    fn write(&mut self) -> Result<()> {
-        let behind = self.filled..(self.filled + TRAILER_BYTES).min(self.buffer.len());
-        let end = behind.end;
-        let trailer = self.trailer.map(|trailer| trailer.encode(self.start));
-        let room = self.buffer.get_mut(behind).unwrap_or_default();
-        if let Some(trailer) = trailer.filter(|trailer| trailer.len() == room.len()) {
-            room.copy_from_slice(&trailer);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = self.group.take(rest).map_err(|e| Error::store_io("gather", &self.path, e))?;
+            if self.group.is_full() {
+                self.write()?;
+            }
         }
-        let written = self.file.write(&self.buffer, self.written..end);
-        self.buffer.get_mut(self.filled..end).unwrap_or_default().fill(0);
-        self.done("write", written)?;
-        self.written = self.filled;
         Ok(())
+    }
+
+    /// Writes the group and the trailer behind it, where there is room. Otherwise zeros:
+    /// what is left of an older trailer must not stay behind the log. Gives the end of what
+    /// was written, behind which nothing has changed.
+    fn write(&mut self) -> Result<u64> {
+        // A tail that was taken over from when segments might be longer makes its file longer.
+        let room = self
+            .size
+            .checked_sub(self.group.end())
+            .map_or(TRAILER_BYTES, |room| usize::try_from(room).unwrap_or(usize::MAX).min(TRAILER_BYTES));
+        let trailer = self.trailer.filter(|_| room == TRAILER_BYTES).map(|trailer| trailer.encode(self.start));
+        let behind = trailer.unwrap_or_default();
+        let written = self.group.write(&mut self.file, behind.get(..room).unwrap_or_default());
+        let mut end = 0;
+        self.done("write", written.map(|written| end = written))?;
+        Ok(end)
     }
 
     /// Remembers that something failed; from then on everything does.
@@ -162,13 +154,13 @@ impl Tail {
     /// # Errors
     /// When the disk cannot promise it, or the file was removed meanwhile.
     pub fn sync(&mut self) -> Result<()> {
-        if self.written < self.filled {
+        if !self.group.is_written() {
             self.write()?;
         }
-        if self.synced < self.written || self.broken {
+        if self.synced < self.group.end() || self.broken {
             let synced = self.file.file().sync_data().and_then(|()| self.still_named());
             self.done("sync", synced)?;
-            self.synced = self.written;
+            self.synced = self.group.end();
         }
         Ok(())
     }
@@ -191,7 +183,7 @@ impl Tail {
     /// When the disk refuses it.
     pub fn confirm(&mut self, trailer: Trailer) -> Result<()> {
         self.trailer = Some(trailer);
-        if self.written == self.filled { self.write() } else { Ok(()) }
+        if self.group.is_written() { self.write().map(drop) } else { Ok(()) }
     }
 
     /// Removes a tail that holds no log.
@@ -202,10 +194,10 @@ impl Tail {
         fs::remove_file(&self.path).map_err(|e| Error::store_io("remove", &self.path, e))
     }
 
-    /// Its name and its log, for the sealer.
+    /// Closes the file and gives its name.
     #[must_use]
-    pub fn into_parts(self) -> (PathBuf, Bytes) {
-        (self.path, self.buffer.into_bytes(self.filled))
+    pub fn into_path(self) -> PathBuf {
+        self.path
     }
 }
 
@@ -233,13 +225,13 @@ impl Spare {
         fs::rename(tail, &path).map_err(|e| Error::store_io("rename sealed tail", tail, e))?;
         let failed = |e| Error::store_io("open", &path, e);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
-        let size = length(&file).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
         Ok(Self { file: Some(DirectFile::new(file, size)), path })
     }
 
     /// Whether the file is there, under its name, and as long as that.
-    fn is_sound(&self, size: usize) -> bool {
-        let long = self.file.as_ref().is_some_and(|file| length(file.file()).is_ok_and(|length| length == size));
+    fn is_sound(&self, size: u64) -> bool {
+        let long = self.file.as_ref().and_then(|file| file.len().ok()).is_some_and(|len| len == size);
         long && self.path.exists()
     }
 }
@@ -252,10 +244,6 @@ impl Drop for Spare {
     }
 }
 
-fn length(file: &File) -> std::io::Result<usize> {
-    Ok(usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX))
-}
-
 fn hidden_name(folder: &Path) -> PathBuf {
     folder.join(format!("{TEMP_PREFIX}tail-{:016x}", rand::random::<u64>()))
 }
@@ -266,7 +254,7 @@ fn hidden_name(folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn make_spare(folder: &Path, size: usize, old: Option<Spare>) -> Result<Spare> {
+pub fn make_spare(folder: &Path, size: u64, old: Option<Spare>) -> Result<Spare> {
     let mut spare = match old.filter(|old| old.is_sound(size)) {
         Some(old) => {
             // After a power cut no tail's name may lead to zeros.
@@ -276,14 +264,14 @@ pub fn make_spare(folder: &Path, size: usize, old: Option<Spare>) -> Result<Spar
         None => new_file(hidden_name(folder), size)?,
     };
     let filled = match spare.file.as_mut() {
-        Some(file) => file.write_zeros(size).and_then(|()| file.file().sync_all()),
+        Some(file) => file.write_zeros(0, size).and_then(|()| file.file().sync_all()),
         None => Ok(()),
     };
     filled.map_err(|e| Error::store_io("fill", &spare.path, e))?;
     Ok(spare)
 }
 
-fn new_file(path: PathBuf, size: usize) -> Result<Spare> {
+fn new_file(path: PathBuf, size: u64) -> Result<Spare> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o640);
     let file = options.open(&path).map_err(|e| Error::store_io("create", &path, e))?;
@@ -308,49 +296,67 @@ mod tests {
     use super::*;
     use crate::store::local::place::after_rename;
 
+    const SIZE: u64 = 8192;
+
+    fn padded(log: &[u8]) -> Vec<u8> {
+        let mut bytes = log.to_vec();
+        bytes.resize(SIZE as usize, 0);
+        bytes
+    }
+
     #[test]
     fn bytes_lie_from_the_front_and_zeros_behind_them() {
         let dir = tempfile::tempdir().unwrap();
-        let spare = make_spare(dir.path(), 64, None).unwrap();
+        let spare = make_spare(dir.path(), SIZE, None).unwrap();
         let path = dir.path().join("tail-x");
         let mut tail = Tail::create(path.clone(), spare, Offset(1000)).unwrap();
         tail.append(b"abc").unwrap();
         tail.append(b"def").unwrap();
         tail.sync().unwrap();
         assert_eq!(tail.range(), OffsetRange::new(Offset(1000), Offset(1006)));
-        let bytes = fs::read(&path).unwrap();
-        assert_eq!(&bytes[..6], b"abcdef");
-        assert_eq!(&bytes[6..], &[0u8; 58][..]);
+        assert_eq!(fs::read(&path).unwrap(), padded(b"abcdef"));
     }
 
-    /// As tails are on a disk: whole blocks, the last of which is written again and again.
     #[test]
-    fn groups_of_any_size_lie_one_behind_the_other() {
-        const SIZE: usize = 3 << 20;
+    fn the_trailer_lies_behind_the_log_until_there_is_no_room() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
         let log: Vec<u8> = (0..SIZE).map(|i| (i % 251) as u8 + 1).collect();
         let mut tail = Tail::create(path.clone(), make_spare(dir.path(), SIZE, None).unwrap(), Offset(0)).unwrap();
         let mut done = 0;
-        for (i, size) in [1, 4095, 4096, 4097, 7, 300_000, 8192, 1, SIZE].into_iter().enumerate() {
-            let end = (done + size).min(SIZE);
+        for end in [1, 4064, 4065, 4096, 4100, 8160, 8161, 8192] {
             tail.append(&log[done..end]).unwrap();
-            if i % 2 == 0 {
-                let confirmed = crate::model::time::Timestamp(i as i64);
-                tail.confirm(Trailer { boundary: Offset(end as u64), confirmed }).unwrap();
-            }
-            tail.sync().unwrap();
             done = end;
-            let mut finder = crate::segment::trailer::Finder::default();
+            let confirmed = crate::model::time::Timestamp(end as i64);
+            tail.confirm(Trailer { boundary: Offset(0), confirmed }).unwrap();
+            tail.sync().unwrap();
             let bytes = fs::read(&path).unwrap();
+            assert!(bytes.len() == log.len() && bytes[..done] == log[..done], "{done}");
+            let mut finder = crate::segment::trailer::Finder::default();
             finder.feed(&bytes);
-            assert!(bytes.len() == SIZE && bytes[..done] == log[..done], "{done}");
-            let room = TRAILER_BYTES.min(SIZE - done);
-            assert_eq!(finder.trailer(Offset(0)).map(|(_, end)| end), (room > 0).then_some(done as u64));
-            assert!(bytes[done + room..].iter().all(|byte| *byte == 0), "{done}");
+            let trailer = finder.trailer(Offset(0)).map(|(trailer, at)| (trailer.confirmed, at));
+            assert_eq!(trailer, (done <= 8160).then_some((confirmed, done as u64)));
+            if trailer.is_none() {
+                assert!(bytes[done..].iter().all(|byte| *byte == 0), "{done}");
+            }
         }
-        assert!(tail.append(&[1]).is_err(), "it is full");
-        assert_eq!(tail.into_parts().1, log);
+    }
+
+    /// What was taken over from when segments might be longer.
+    #[test]
+    fn log_and_trailer_of_a_tail_may_be_longer_than_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tail-x");
+        let log: Vec<u8> = (0..2 * SIZE + 5).map(|i| (i % 251) as u8 + 1).collect();
+        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), SIZE, None).unwrap(), Offset(0)).unwrap();
+        tail.append(&log).unwrap();
+        tail.sync().unwrap();
+        tail.confirm(Trailer { boundary: Offset(0), confirmed: crate::model::time::Timestamp(9) }).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes[..log.len()] == log);
+        let mut finder = crate::segment::trailer::Finder::default();
+        finder.feed(&bytes);
+        assert_eq!(finder.trailer(Offset(0)).map(|(_, at)| at), Some(log.len() as u64));
     }
 
     #[test]
@@ -358,7 +364,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
         fs::write(&path, b"theirs").unwrap();
-        let spare = make_spare(dir.path(), 64, None).unwrap();
+        let spare = make_spare(dir.path(), SIZE, None).unwrap();
         assert!(Tail::create(path.clone(), spare, Offset(0)).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
     }
@@ -372,12 +378,12 @@ mod tests {
     fn a_tail_gets_its_name_where_no_rename_spares_other_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
-        let spare = make_spare(dir.path(), 64, None).unwrap();
+        let spare = make_spare(dir.path(), SIZE, None).unwrap();
         let mut tail = Tail::create_by(by_link, path.clone(), spare, Offset(1000)).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the temporary name was left");
         tail.append(b"abc").unwrap();
         tail.sync().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), [&b"abc"[..], &[0; 61]].concat());
+        assert_eq!(fs::read(&path).unwrap(), padded(b"abc"));
         // The one name is all it has: without it nothing is promised.
         fs::remove_file(&path).unwrap();
         tail.append(b"def").unwrap();
@@ -389,7 +395,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
         fs::write(&path, b"theirs").unwrap();
-        let spare = make_spare(dir.path(), 64, None).unwrap();
+        let spare = make_spare(dir.path(), SIZE, None).unwrap();
         let error = Tail::create_by(by_link, path.clone(), spare, Offset(0)).unwrap_err();
         assert!(error.message().contains("tail-x"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
@@ -399,26 +405,26 @@ mod tests {
     #[test]
     fn a_reopened_tail_holds_its_valid_bytes_again_and_zeros_behind_them() {
         let dir = tempfile::tempdir().unwrap();
-        let spare = make_spare(dir.path(), 64, None).unwrap();
+        let spare = make_spare(dir.path(), SIZE, None).unwrap();
         let path = dir.path().join("tail-x");
         let mut tail = Tail::create(path.clone(), spare, Offset(1000)).unwrap();
         tail.append(b"whole and half").unwrap();
         tail.sync().unwrap();
         drop(tail);
         // What a failed sync may leave on disk, and what lies behind the valid bytes.
-        fs::write(&path, [[0; 32], [7; 32]].concat()).unwrap();
+        fs::write(&path, [[0; 4096], [7; 4096]].concat()).unwrap();
         let mut tail = Tail::reopen(path.clone(), Offset(1000), b"whole").unwrap();
         assert_eq!(tail.range(), OffsetRange::new(Offset(1000), Offset(1005)));
         tail.append(b"!").unwrap();
         tail.sync().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), [&b"whole!"[..], &[0; 58]].concat());
+        assert_eq!(fs::read(&path).unwrap(), padded(b"whole!"));
     }
 
     #[test]
     fn a_tail_that_somebody_removed_promises_nothing_any_more() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
-        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), 64, None).unwrap(), Offset(0)).unwrap();
+        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), SIZE, None).unwrap(), Offset(0)).unwrap();
         tail.append(b"abc").unwrap();
         tail.sync().unwrap();
         fs::remove_file(&path).unwrap();
@@ -434,12 +440,12 @@ mod tests {
     fn after_a_write_that_failed_nothing_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
-        fs::write(&path, [0; 64]).unwrap();
-        let file = DirectFile::new(File::open(&path).unwrap(), 64);
-        let mut tail = Tail::new(file, path.clone(), Offset(0), 64);
+        fs::write(&path, padded(b"")).unwrap();
+        let file = DirectFile::new(File::open(&path).unwrap(), SIZE);
+        let mut tail = Tail::new(file, path.clone(), Offset(0), SIZE);
         tail.append(b"abc").unwrap();
         assert!(tail.sync().is_err(), "the file is open for reading only");
-        tail.file = DirectFile::new(OpenOptions::new().write(true).open(&path).unwrap(), 64);
+        tail.file = DirectFile::new(OpenOptions::new().write(true).open(&path).unwrap(), SIZE);
         assert!(tail.sync().is_err());
         assert!(tail.append(b"d").and_then(|()| tail.sync()).is_err());
     }
@@ -448,14 +454,16 @@ mod tests {
     fn nothing_of_an_older_trailer_stays_behind_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
-        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), 64, None).unwrap(), Offset(0)).unwrap();
-        tail.append(&[7; 20]).unwrap();
+        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), SIZE, None).unwrap(), Offset(0)).unwrap();
+        let log = [&[7; SIZE as usize - 44][..], &[8; 20]].concat();
+        let (first, second) = log.split_at(log.len() - 20);
+        tail.append(first).unwrap();
         tail.confirm(Trailer { boundary: Offset(20), confirmed: crate::model::time::Timestamp(1) }).unwrap();
         tail.sync().unwrap();
-        assert_eq!(&fs::read(&path).unwrap()[48..52], b"TAIL");
-        tail.append(&[8; 20]).unwrap();
+        assert_eq!(&fs::read(&path).unwrap()[first.len() + 28..][..4], b"TAIL");
+        tail.append(second).unwrap();
         tail.sync().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), [&[7; 20][..], &[8; 20], &[0; 24]].concat());
+        assert_eq!(fs::read(&path).unwrap(), padded(&log));
     }
 
     #[test]
@@ -463,30 +471,31 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail-x");
         let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
-        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), 64, None).unwrap(), Offset(0)).unwrap();
-        tail.append(&[7; 64]).unwrap();
+        let mut tail = Tail::create(path.clone(), make_spare(dir.path(), SIZE, None).unwrap(), Offset(0)).unwrap();
+        tail.append(&[7; SIZE as usize]).unwrap();
         tail.sync().unwrap();
         drop(tail);
         let first = inode(&path);
         let old = Spare::of_sealed(&path).unwrap();
         assert!(!path.exists());
         let next = dir.path().join("tail-y");
-        let mut tail = Tail::create(next.clone(), make_spare(dir.path(), 64, Some(old)).unwrap(), Offset(64)).unwrap();
-        assert_eq!((inode(&next), fs::read(&next).unwrap()), (first, vec![0; 64]));
+        let mut tail =
+            Tail::create(next.clone(), make_spare(dir.path(), SIZE, Some(old)).unwrap(), Offset(SIZE)).unwrap();
+        assert_eq!((inode(&next), fs::read(&next).unwrap()), (first, padded(b"")));
         tail.append(b"abc").unwrap();
         tail.sync().unwrap();
-        assert_eq!(fs::read(&next).unwrap(), [&b"abc"[..], &[0; 61]].concat());
+        assert_eq!(fs::read(&next).unwrap(), padded(b"abc"));
     }
 
     #[test]
     fn a_file_that_is_gone_or_too_short_is_not_used_again() {
         let dir = tempfile::tempdir().unwrap();
-        let short = make_spare(dir.path(), 32, None).unwrap();
-        let gone = make_spare(dir.path(), 64, None).unwrap();
+        let short = make_spare(dir.path(), SIZE - 4096, None).unwrap();
+        let gone = make_spare(dir.path(), SIZE, None).unwrap();
         fs::remove_file(&gone.path).unwrap();
         for old in [short, gone] {
-            let spare = make_spare(dir.path(), 64, Some(old)).unwrap();
-            assert_eq!(fs::read(&spare.path).unwrap(), [0; 64]);
+            let spare = make_spare(dir.path(), SIZE, Some(old)).unwrap();
+            assert_eq!(fs::read(&spare.path).unwrap(), padded(b""));
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -494,7 +503,7 @@ mod tests {
     #[test]
     fn an_unused_spare_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        drop(make_spare(dir.path(), 64, None).unwrap());
+        drop(make_spare(dir.path(), SIZE, None).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

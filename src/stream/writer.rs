@@ -36,6 +36,7 @@ use crate::segment::trailer::Trailer;
 use crate::segment::write::SegmentWriter;
 use crate::store::local::make_folder;
 
+mod compressing;
 mod here;
 mod setup;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub(super) mod tests;
 mod thread;
 mod upload;
 
+use compressing::Compressing;
 pub use here::{Here, Tried};
 pub use setup::{Carried, Input, Progress, Setup};
 pub use thread::run;
@@ -56,8 +58,8 @@ const UPLOADS_MAX: usize = 2;
 enum Open {
     /// In memory, compressed as it grows.
     Direct { writer: Box<SegmentWriter>, opened: Timestamp },
-    /// In a tail.
-    Tail(Box<Tail>),
+    /// In a tail, and compressed beside it.
+    Tail { tail: Box<Tail>, segment: Compressing },
 }
 
 /// What the uploads share with the writer.
@@ -156,7 +158,7 @@ impl Writer {
 
     /// Whether `bytes` more leave the open segment a tail that is not full.
     fn has_room_in_tail(&self, bytes: u64) -> bool {
-        matches!(&self.open, Some((Open::Tail(tail), _))
+        matches!(&self.open, Some((Open::Tail { tail, .. }, _))
             if bytes < self.setup.limits.end_of(tail.start()).since(self.offset))
     }
 
@@ -180,7 +182,7 @@ impl Writer {
                 Tail::reopen(folder.join(file_name(&carried.object)), carried.start, &carried.bytes)?
             }
             _ => {
-                let mut tail = self.new_tail(carried.start, carried.bytes.len())?;
+                let mut tail = self.new_tail(carried.start)?;
                 tail.append(&carried.bytes)?;
                 tail.sync()?;
                 tail
@@ -192,7 +194,9 @@ impl Writer {
         self.confirmed = carried.confirmed;
         self.check_epoch()?;
         self.shared.durable(tail.range(), self.setup.scanner.boundary(), carried.summary.times.map(|t| t.1));
-        self.open = Some((Open::Tail(Box::new(tail)), carried.summary));
+        let mut segment = self.compressing(carried.start);
+        segment.feed(&carried.bytes);
+        self.open = Some((Open::Tail { tail: Box::new(tail), segment }, carried.summary));
         if own { Ok(()) } else { self.runtime.block_on(self.setup.archive.store.delete(&carried.object)) }
     }
 
@@ -252,7 +256,10 @@ impl Writer {
                 writer.write(piece);
                 Ok(())
             }
-            Open::Tail(tail) => tail.append(piece),
+            Open::Tail { tail, segment } => {
+                segment.feed(piece);
+                tail.append(piece)
+            }
         }
     }
 
@@ -270,7 +277,9 @@ impl Writer {
             self.open_segment(log_end)?;
         }
         match &mut self.open {
-            Some((Open::Tail(tail), summary)) => tail.confirm(Trailer { boundary: summary.boundary, confirmed: time }),
+            Some((Open::Tail { tail, .. }, summary)) => {
+                tail.confirm(Trailer { boundary: summary.boundary, confirmed: time })
+            }
             _ => Ok(()),
         }
     }
@@ -281,7 +290,8 @@ impl Writer {
         let summary = Summary::empty(self.offset, self.setup.scanner.boundary());
         let whole = log_end >= self.setup.limits.end_of(self.offset);
         let open = if self.setup.tail_folder.is_some() && !whole {
-            Open::Tail(Box::new(self.new_tail(self.offset, 0)?))
+            let tail = Box::new(self.new_tail(self.offset)?);
+            Open::Tail { tail, segment: self.compressing(self.offset) }
         } else {
             Open::Direct { writer: Box::new(self.segment_writer(self.offset)), opened: self.setup.clock.now() }
         };
@@ -294,14 +304,15 @@ impl Writer {
         SegmentWriter::new(archive.header(*timeline, start, epoch.number()), *compression)
     }
 
-    /// `least` is how long it must be whatever the settings say: the tail it is to hold may be
-    /// from when segments might be longer.
-    fn new_tail(&mut self, start: Offset, least: usize) -> Result<Tail> {
+    fn compressing(&self, start: Offset) -> Compressing {
+        Compressing::new(self.runtime.clone(), self.segment_writer(start))
+    }
+
+    fn new_tail(&mut self, start: Offset) -> Result<Tail> {
         let Some(folder) = self.setup.tail_folder.clone() else {
             return Err(Error::failure("this store keeps no tail"));
         };
         let size = self.setup.limits.segment_bytes.min(self.setup.limits.log_file_bytes);
-        let size = usize::try_from(size).map_err(|_| Error::config("segments are too large for this machine"))?;
         if self.spares_made == 0
             && let Some(root) = self.setup.archive.store.local_root()
         {
@@ -312,11 +323,11 @@ impl Writer {
             // Ours, for it bears our epoch: the connection was lost before a record was whole.
             return Tail::reopen(path, start, &[]);
         }
-        let spare = match self.spare.take().filter(|_| least <= size) {
+        let spare = match self.spare.take() {
             Some(task) => {
                 self.runtime.block_on(task).map_err(|e| Error::failure("the tail maker stopped").because(e))??
             }
-            None => make_spare(&folder, size.max(least), None)?,
+            None => make_spare(&folder, size, None)?,
         };
         self.spares_made += 1;
         let tail = Tail::create(path, spare, start)?;
@@ -337,7 +348,7 @@ impl Writer {
     /// Makes the tail's bytes durable and says so.
     fn sync_tail(&mut self) -> Result<()> {
         self.flush_tail()?;
-        if let Some((Open::Tail(_), summary)) = &self.open
+        if let Some((Open::Tail { .. }, summary)) = &self.open
             && summary.boundary > self.shared.progress.borrow().durable
         {
             self.check_epoch()?;
@@ -348,14 +359,14 @@ impl Writer {
 
     fn flush_tail(&mut self) -> Result<()> {
         match &mut self.open {
-            Some((Open::Tail(tail), _)) => tail.sync(),
+            Some((Open::Tail { tail, .. }, _)) => tail.sync(),
             _ => Ok(()),
         }
     }
 
     /// Says that all of the tail is durable.
     fn tell_tail(&self) {
-        if let Some((Open::Tail(tail), summary)) = &self.open {
+        if let Some((Open::Tail { tail, .. }, summary)) = &self.open {
             self.shared.durable(tail.range(), summary.boundary, summary.times.map(|t| t.1));
         }
     }
@@ -391,14 +402,12 @@ impl Writer {
                 }
                 Made::InMemory(writer.finish(&summary)?)
             }
-            Open::Tail(tail) if summary.range.is_empty() => return tail.remove(),
-            Open::Tail(mut tail) => {
+            Open::Tail { tail, .. } if summary.range.is_empty() => return tail.remove(),
+            Open::Tail { mut tail, segment } => {
                 tail.sync()?;
                 self.check_epoch()?;
                 self.shared.durable(tail.range(), summary.boundary, summary.times.map(|t| t.1));
-                let writer = Box::new(self.segment_writer(tail.start()));
-                let (path, bytes) = tail.into_parts();
-                Made::InTail { writer, path, bytes }
+                Made::InTail { segment, path: tail.into_path() }
             }
         };
         self.upload(made, summary, full)

@@ -104,6 +104,23 @@ fn a_backup_leaves_no_slot_behind() {
     archiver.stop();
 }
 
+/// Streams from where the base begins, whether or not anything keeps that log.
+#[test]
+fn a_backup_does_without_a_slot() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "source").setting("max_replication_slots", "0").start();
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.run(["backup"]).exit(0).says(&["no slot keeps the log"]);
+    let marked = mark(&server);
+    server.switch_wal();
+    pitr.ok(["backup"]);
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest"]);
+    let restored = open_restored(&scratch, "restored", &server, &to);
+    assert_eq!(marker_xids(&restored), [marked].into());
+}
+
 #[test]
 fn a_base_without_page_checksums_passes_too() {
     let scratch = Scratch::new();

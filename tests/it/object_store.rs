@@ -72,11 +72,11 @@ fn archive_while(pitr: &Pitr, server: &Server, work: impl FnOnce()) {
         engine,
         url,
         options: SourceOptions { slot: Some(SLOT.into()), application_name: "test".into(), ..SourceOptions::default() },
-        kept_from: None,
         settings: Settings {
             compression: Compression::Lz4,
             segment_bytes: 16 << 20,
             flush_interval: Duration::from_millis(50),
+            from: None,
             until: None,
             exit_when_caught_up: false,
             backup: true,

@@ -11,7 +11,7 @@ use crate::support::oracle::{
     assert_ready_data_dir, assert_segments_equal_wal, marker_commit_times, marker_xids, open_restored,
 };
 use crate::support::started::{RunningServer, recover_elsewhere};
-use crate::support::{Load, Pitr, Scratch, Server, Version};
+use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, Version, condition};
 
 fn main_path(version: Version) {
     let scratch = Scratch::new();
@@ -74,6 +74,27 @@ fn postgresql_17_is_archived_and_restored() {
 #[test]
 fn postgresql_18_is_archived_and_restored() {
     main_path(Version::Embedded(18));
+}
+
+/// Such a slot keeps its position, unlike one whose log was removed.
+#[test]
+fn a_slot_that_postgresql_18_gave_up_for_idleness_is_made_anew() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "source")
+        .version(Version::Embedded(18))
+        .setting("idle_replication_slot_timeout", "1s")
+        .start();
+    let pitr = Pitr::new(&scratch).source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    let invalid = || server.sql("select coalesce(invalidation_reason, '') from pg_replication_slots");
+    condition("the slot to be given up", PATIENCE, || {
+        server.sql("checkpoint");
+        (invalid() == "idle_timeout").then_some(())
+    });
+    pitr.catch_up();
+    assert_eq!(invalid(), "");
+    pitr.ok(["verify"]);
 }
 
 /// The other ends of a restore: a server that pitr leaves running, and one elsewhere that

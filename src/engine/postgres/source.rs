@@ -211,12 +211,6 @@ impl Walsender {
     }
 }
 
-/// The start of the log file that holds the offset: only from there can an archive begin.
-fn file_start((timeline, lsn): (TimelineId, Offset), server: &ServerState) -> Resume {
-    let offset = lsn.floor_to(server.identity.log_file_bytes);
-    Resume { timeline, offset, position: Position(format_lsn(offset)) }
-}
-
 #[async_trait]
 impl Source for Walsender {
     async fn identify(&mut self) -> Result<ServerState> {
@@ -231,15 +225,15 @@ impl Source for Walsender {
             // Without a slot nothing is promised; the present end is what is surely there.
             None => Some((server.timeline, server.log_end)),
         };
-        Ok(kept.map(|kept| file_start(kept, &server)))
+        let Some((timeline, lsn)) = kept else { return Ok(None) };
+        let offset = lsn.floor_to(server.identity.log_file_bytes);
+        Ok(Some(Resume { timeline, offset, position: Position(format_lsn(offset)) }))
     }
 
-    async fn keep_log(mut self: Box<Self>) -> Result<Option<Kept>> {
+    async fn keep_log(mut self: Box<Self>) -> Result<Kept> {
         self.idle()?;
-        let server = self.identify_system().await?;
-        let Some(slot) = &self.slot else { return Ok(None) };
-        let kept = slot::keep(&self.info, &mut self.connection, slot, &server).await?;
-        Ok(kept.map(|kept| Kept { from: file_start(kept, &server), by: Box::new(self.connection) }))
+        slot::keep(&mut self.connection, self.slot.as_deref().unwrap_or("pitr")).await?;
+        Ok(Kept::by(self.connection))
     }
 
     async fn stream(&mut self, from: &Resume) -> Result<()> {

@@ -78,7 +78,7 @@ pub struct Setup {
     /// The end of the server's log when the session began.
     pub log_end: Offset,
     /// The server may have been told already that everything before this is durable: where a
-    /// damaged segment is streamed again, and where its slot begins. It is told nothing until
+    /// damaged segment is streamed again, and before the slot's start. It is told nothing until
     /// there is more, for a position told to it must never go back: a slot goes back with it,
     /// and is dropped by a server that has removed the log there.
     pub acknowledged: Offset,

@@ -4,10 +4,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::Shared;
+use super::{Compressing, Shared};
 use crate::catalog::Codec;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::Epoch;
@@ -15,15 +14,15 @@ use crate::catalog::layout::ObjectName;
 use crate::error::{Error, Result};
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
-use crate::segment::write::{Finished, SegmentWriter};
+use crate::segment::write::Finished;
 use crate::stream::tail::Spare;
 
 /// The bytes of a closed segment.
 pub(super) enum Made {
     /// Compressed already.
     InMemory(Finished),
-    /// Raw, of a full tail.
-    InTail { writer: Box<SegmentWriter>, path: PathBuf, bytes: Bytes },
+    /// Beside a tail.
+    InTail { segment: Compressing, path: PathBuf },
 }
 
 /// A closed segment on its way to the store.
@@ -42,17 +41,7 @@ impl Upload {
     pub(super) async fn create(&self, made: Made, before: Option<oneshot::Receiver<()>>) -> Result<()> {
         let (finished, tail) = match made {
             Made::InMemory(finished) => (finished, None),
-            Made::InTail { mut writer, path, bytes } => {
-                let summary = self.summary.clone();
-                let compressed = tokio::task::spawn_blocking(move || {
-                    // Piece by piece, for checksum and compression to find it in the processor's cache.
-                    bytes.chunks(1 << 18).for_each(|piece| writer.write(piece));
-                    drop(bytes);
-                    writer.finish(&summary)
-                })
-                .await;
-                (compressed.map_err(|e| Error::failure("a sealer stopped").because(e))??, Some(path))
-            }
+            Made::InTail { segment, path } => (segment.finish(self.summary.clone()).await?, Some(path)),
         };
         if let Some(before) = before {
             before.await.map_err(|_| Error::failure("the segment before was not stored"))?;

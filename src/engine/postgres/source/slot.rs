@@ -40,9 +40,6 @@ struct SlotState {
     lost: bool,
 }
 
-/// From where on a slot keeps log.
-type Keeps = (TimelineId, Offset);
-
 /// Makes sure there is a slot, and tells from where on it keeps log, if the server says so.
 ///
 /// A lost slot keeps nothing and never will: it is dropped and made anew. What is
@@ -52,8 +49,12 @@ pub(super) async fn prepare(
     connection: &mut Connection,
     name: &str,
     server: &ServerState,
-) -> Result<Option<Keeps>> {
-    let mut state = read_physical(info, connection, name).await?;
+) -> Result<Option<(TimelineId, Offset)>> {
+    let mut state = read(info, connection, name).await?;
+    if let Some(SlotState { physical: false, .. }) = state {
+        return Err(Error::config(format!("{}: slot {name:?} is a logical slot", connection.place()))
+            .hint("choose another name with `--slot`"));
+    }
     if state.as_ref().is_some_and(|state| state.lost) {
         tracing::warn!(
             slot = name,
@@ -74,33 +75,6 @@ pub(super) async fn prepare(
         }
         state = read(info, connection, name).await?;
     }
-    keeps(connection, state, server).await
-}
-
-/// Makes a slot that lasts as long as the connection, until the first command that the server
-/// refuses on it ("Temporary slots are ... dropped on error", the manual's "Streaming
-/// Replication Protocol"). `None` when the slot `name` keeps log already.
-///
-/// Not under that name: an archiver that is started meanwhile makes that one.
-pub(super) async fn keep(
-    info: &ConnInfo,
-    connection: &mut Connection,
-    name: &str,
-    server: &ServerState,
-) -> Result<Option<Keeps>> {
-    let state = read_physical(info, connection, name).await?;
-    if state.is_some_and(|state| state.restart.is_some() && !state.lost) {
-        return Ok(None);
-    }
-    let name = stand_in(name, rand::random());
-    command(connection, &format!("CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY PHYSICAL RESERVE_WAL"))
-        .await?
-        .map_err(|report| cannot_create(&report, connection.place(), &name))?;
-    let state = read(info, connection, &name).await?;
-    Ok(Some(keeps(connection, state, server).await?.unwrap_or((server.timeline, server.log_end))))
-}
-
-async fn keeps(connection: &mut Connection, state: Option<SlotState>, server: &ServerState) -> Result<Option<Keeps>> {
     Ok(match state {
         None => None,
         // Made without RESERVE_WAL and never used: it keeps log from our first answer on.
@@ -112,15 +86,17 @@ async fn keeps(connection: &mut Connection, state: Option<SlotState>, server: &S
     })
 }
 
-/// The slot's state, as [`read`] gives it; a logical slot is of no use.
-async fn read_physical(info: &ConnInfo, connection: &mut Connection, name: &str) -> Result<Option<SlotState>> {
-    match read(info, connection, name).await? {
-        Some(SlotState { physical: false, .. }) => {
-            Err(Error::config(format!("{}: slot {name:?} is a logical slot", connection.place()))
-                .hint("choose another name with `--slot`"))
-        }
-        state => Ok(state),
-    }
+/// Makes a slot that lasts as long as the connection, or until a command on it fails
+/// ("Temporary slots are ... dropped on error", the manual's "Streaming Replication Protocol").
+///
+/// Not under the name itself: an archiver that is started meanwhile makes that one.
+pub(super) async fn keep(connection: &mut Connection, name: &str) -> Result<()> {
+    let name = stand_in(name, rand::random());
+    command(connection, &format!("CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY PHYSICAL RESERVE_WAL"))
+        .await?
+        .map_err(|report| cannot_create(&report, connection.place(), &name))?;
+    tracing::debug!(slot = name, "temporary replication slot created");
+    Ok(())
 }
 
 /// The name of a temporary slot, which may be no longer than 63 letters.
@@ -170,8 +146,9 @@ async fn read(info: &ConnInfo, connection: &mut Connection, name: &str) -> Resul
         timeline: field(2).and_then(|t| t.parse().ok()).map(TimelineId),
         lost: false,
     };
-    // Never used, or lost? The command says nothing in both cases.
-    if state.restart.is_none() {
+    // Never used, or lost? The command says nothing in both cases. And from version 18 on
+    // (idle_replication_slot_timeout) a lost slot may still have a position.
+    if state.restart.is_none() || connection.server_version_num() >= 180_000 {
         match read_by_sql(info, connection, name).await {
             Ok(Some(seen)) => state.lost = seen.lost,
             Ok(None) => {}
