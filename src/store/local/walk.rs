@@ -1,11 +1,18 @@
 //! Walking a directory tree for `list`: names first, and the size, which costs a system
 //! call, only of what is wanted.
 
-use std::fs::{self, DirEntry};
+use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RawDirEntry, open, statat};
+use rustix::io::Errno;
+
 use super::super::{ObjectInfo, name};
+
+/// Bytes of a directory read at once.
+const READ_BYTES: usize = 256 << 10;
 
 /// What a list asks for.
 pub(super) struct Wanted {
@@ -36,33 +43,35 @@ pub(super) fn walk(
     wanted: &Wanted,
     each: &mut dyn FnMut(ObjectInfo) -> bool,
 ) -> Result<(), (PathBuf, io::Error)> {
-    let folder = name::folder(&wanted.prefix).unwrap_or_default();
-    let mut folders = vec![folder.to_owned()];
+    let mut buffer = Vec::with_capacity(READ_BYTES);
+    let mut folders = vec![name::folder(&wanted.prefix).unwrap_or_default().to_owned()];
     while let Some(folder) = folders.pop() {
         let path = root.join(&folder);
-        let at = |e: io::Error| (path.clone(), e);
-        let entries = match fs::read_dir(&path) {
-            Ok(entries) => entries,
+        let at = |e: Errno| (path.clone(), e.into());
+        let directory = match open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(directory) => directory,
             // A folder below the first may go while we walk.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && root.is_dir() => continue,
+            Err(Errno::NOENT) if root.is_dir() => continue,
             Err(e) => return Err(at(e)),
         };
-        for entry in entries {
+        // One name for all: of a million files most are not wanted.
+        let mut name = folder.clone();
+        let mut entries = RawDir::new(&directory, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
             let entry = entry.map_err(at)?;
-            let part = entry.file_name();
             // Hidden and foreign files are no objects.
-            let Some(part) = part.to_str().filter(|part| name::is_part(part)) else { continue };
-            let name = format!("{folder}{part}");
-            match look(&entry, &name, wanted) {
+            let Some(part) = entry.file_name().to_str().ok().filter(|part| name::is_part(part)) else { continue };
+            name.truncate(folder.len());
+            name.push_str(part);
+            match look(&directory, &entry, &name, wanted) {
                 Ok(Found::Object(bytes)) => {
-                    if !each(ObjectInfo { name, bytes }) {
+                    if !each(ObjectInfo { name: name.clone(), bytes }) {
                         return Ok(());
                     }
                 }
-                Ok(Found::Folder) => folders.push(name + "/"),
-                Ok(Found::Nothing) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err((entry.path(), e)),
+                Ok(Found::Folder) => folders.push(format!("{name}/")),
+                Ok(Found::Nothing) | Err(Errno::NOENT) => {}
+                Err(e) => return Err((root.join(&name), e.into())),
             }
         }
     }
@@ -90,25 +99,22 @@ enum Found {
     Nothing,
 }
 
-fn look(entry: &DirEntry, name: &str, wanted: &Wanted) -> io::Result<Found> {
-    let kind = entry.file_type()?;
+fn look(directory: &OwnedFd, entry: &RawDirEntry<'_>, name: &str, wanted: &Wanted) -> rustix::io::Result<Found> {
     // A symbolic link is what it points to: a folder may have been moved to another disk.
-    let (is_dir, linked) = if kind.is_symlink() {
-        let data = fs::metadata(entry.path())?;
-        (data.is_dir(), Some(data))
-    } else {
-        (kind.is_dir(), None)
+    let status = || statat(directory, entry.file_name(), AtFlags::empty());
+    let (kind, seen) = match entry.file_type() {
+        FileType::Symlink | FileType::Unknown => {
+            let status = status()?;
+            (FileType::from_raw_mode(status.st_mode), Some(status))
+        }
+        kind => (kind, None),
     };
-    if is_dir {
-        let folder = wanted.folder(&format!("{name}/"));
-        return Ok(if folder { Found::Folder } else { Found::Nothing });
+    match kind {
+        FileType::Directory if wanted.folder(&format!("{name}/")) => Ok(Found::Folder),
+        FileType::RegularFile if wanted.object(name) => {
+            let status = seen.map_or_else(status, Ok)?;
+            Ok(Found::Object(u64::try_from(status.st_size).unwrap_or(0)))
+        }
+        _ => Ok(Found::Nothing),
     }
-    if !wanted.object(name) {
-        return Ok(Found::Nothing);
-    }
-    let data = match linked {
-        Some(data) => data,
-        None => entry.metadata()?,
-    };
-    Ok(if data.is_file() { Found::Object(data.len()) } else { Found::Nothing })
 }
