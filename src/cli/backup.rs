@@ -91,21 +91,16 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let mut restorable = wait_for_log(settings, &base, PATIENCE.min(Duration::from_secs(args.wait))).await?;
     let mut streamed = false;
     if !restorable && args.wait > 0 {
-        restorable = match has_archiver(engine.as_ref(), url, &with_slot).await {
-            Ok(false) => {
-                streamed = true;
-                let wait = Duration::from_secs(args.wait);
-                stream_log(settings, url, options.clone(), &base, wait).await?;
-                wait_for_log(settings, &base, Duration::ZERO).await?
-            }
-            // It will come.
-            Ok(true) => wait_for_log(settings, &base, Duration::from_secs(args.wait)).await?,
-            Err(error) => {
-                // To stream beside an archiver would put an end to it.
-                tracing::warn!(%error, "whether an archiver is at work cannot be seen; waiting for one");
-                wait_for_log(settings, &base, Duration::from_secs(args.wait)).await?
-            }
-        };
+        let wait = Duration::from_secs(args.wait);
+        streamed = !has_archiver(engine.as_ref(), url, &with_slot).await.unwrap_or_else(|error| {
+            // To stream beside an archiver would put an end to it.
+            tracing::warn!(%error, "whether an archiver is at work cannot be seen; waiting for one");
+            true
+        });
+        if streamed {
+            stream_log(settings, url, options.clone(), &base, wait).await?;
+        }
+        restorable = wait_for_log(settings, &base, if streamed { Duration::ZERO } else { wait }).await?;
     }
     drop(kept);
     if settings.json {
