@@ -179,8 +179,13 @@ impl Loader<'_> {
     /// Reads a timeline; `None` when a tail that was listed was not there any more.
     async fn try_timeline(&self, timeline: TimelineId) -> Result<Option<TimelineLog>> {
         let mut log = TimelineLog::default();
-        self.indexes(timeline, &mut log).await?;
-        let names = self.names(timeline, log.indexes.last()).await?;
+        // Of a long log both take their time: the names are listed while the indexes are read.
+        let run = self.index_run(timeline).await?;
+        let hoped = run.last().map(|(range, _)| *range);
+        let (read, names) = tokio::join!(self.indexes(timeline, run, &mut log), self.names(timeline, hoped));
+        read?;
+        let indexed = log.indexes.last().copied();
+        let names = if indexed == hoped { names? } else { self.names(timeline, indexed).await? };
         if names.history {
             match self.history(timeline).await {
                 Ok(history) => log.history = Some(history),
@@ -213,9 +218,9 @@ impl Loader<'_> {
         Ok(Some(log))
     }
 
-    /// Reads the unbroken run of the widest indexes from the first one on. What comes
-    /// after a hole in them is read from footers.
-    async fn indexes(&self, timeline: TimelineId, log: &mut TimelineLog) -> Result<()> {
+    /// The unbroken run of the widest indexes from the first one on. What comes after a hole
+    /// in them is read from footers.
+    async fn index_run(&self, timeline: TimelineId) -> Result<Vec<(OffsetRange, u32)>> {
         let mut all: Vec<(OffsetRange, u32)> = Vec::new();
         let mut see = |info: ObjectInfo| {
             if let Some(ObjectName::Index { range, epoch, .. }) = self.layout.parse(&info.name) {
@@ -230,6 +235,11 @@ impl Loader<'_> {
                 run.push((range, epoch));
             }
         }
+        Ok(run)
+    }
+
+    /// Reads indexes, up to one that is damaged.
+    async fn indexes(&self, timeline: TimelineId, run: Vec<(OffsetRange, u32)>, log: &mut TimelineLog) -> Result<()> {
         let mut read = stream::iter(run)
             .map(|(range, epoch)| async move { (range, epoch, self.index(timeline, range, epoch).await) })
             .buffered(AT_ONCE);
@@ -262,7 +272,7 @@ impl Loader<'_> {
     }
 
     /// Lists what lies past the indexes.
-    async fn names(&self, timeline: TimelineId, indexed: Option<&OffsetRange>) -> Result<Names> {
+    async fn names(&self, timeline: TimelineId, indexed: Option<OffsetRange>) -> Result<Names> {
         let folder = self.layout.timeline(timeline);
         // Segments sort by their start, and everything else sorts after them.
         let after = indexed.map(|range| format!("{folder}{}", range.end));
