@@ -1,7 +1,7 @@
 //! From a store to a [`Catalog`]: few reads, all checked.
 //!
-//! Order of reading: `cluster.json`; then for each timeline its indexes, the names of
-//! what lies past them, the footers of those segments that count, and the tails; then
+//! Order of reading: `cluster.json`; then for each timeline its indexes and beside them the
+//! names of what lies past them, the footers of those segments that count, and the tails; then
 //! the manifests of base backups. Names past the indexes are enough to see what
 //! supersedes what, so that hidden segments are never read.
 //!

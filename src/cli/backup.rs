@@ -98,7 +98,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             true
         });
         if streamed {
-            stream_log(settings, url, options.clone(), &base, wait).await?;
+            stream_log(settings, url, &base, wait).await?;
         }
         restorable = wait_for_log(settings, &base, if streamed { Duration::ZERO } else { wait }).await?;
     }
@@ -149,19 +149,13 @@ async fn has_archiver(engine: &dyn Engine, url: &str, options: &SourceOptions) -
 
 /// Where nobody archives, the log a base needs is fetched here, without a slot, for that would
 /// stay behind. Ends when for the time of `wait` nothing comes.
-async fn stream_log(
-    settings: &Settings,
-    url: &str,
-    options: SourceOptions,
-    base: &BaseInfo,
-    wait: Duration,
-) -> Result<()> {
+async fn stream_log(settings: &Settings, url: &str, base: &BaseInfo, wait: Duration) -> Result<()> {
     let archiver = Archiver {
         store: settings.store()?,
         cluster: settings.cluster.clone(),
         engine: Arc::from(engine::by_url(url)?),
         url: url.to_owned(),
-        options,
+        options: source_options(None),
         settings: stream::Settings {
             compression: settings.stream.compression,
             segment_bytes: settings.stream.segment_bytes,

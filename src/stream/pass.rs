@@ -199,7 +199,7 @@ impl Run<'_> {
             scanner: ready.scanner,
             start: ready.start,
             log_end,
-            acknowledged: damaged_end.map_or(slot_floor, |end| end.max(slot_floor)),
+            acknowledged: damaged_end.unwrap_or(Offset::ZERO).max(slot_floor),
             confirms,
             carried: ready.carried,
             file_segments: ready.file_segments,

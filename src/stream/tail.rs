@@ -93,7 +93,8 @@ impl Tail {
         let end = tail.write()?;
         let zeroed = tail.file.write_zeros(end, size);
         tail.done("write", zeroed)?;
-        tail.sync()?;
+        // The zeros too, where there is no log.
+        tail.sync_file()?;
         Ok(tail)
     }
 
@@ -136,13 +137,11 @@ impl Tail {
         let trailer = self.trailer.filter(|_| room == TRAILER_BYTES).map(|trailer| trailer.encode(self.start));
         let behind = trailer.unwrap_or_default();
         let written = self.group.write(&mut self.file, behind.get(..room).unwrap_or_default());
-        let mut end = 0;
-        self.done("write", written.map(|written| end = written))?;
-        Ok(end)
+        self.done("write", written)
     }
 
     /// Remembers that something failed; from then on everything does.
-    fn done(&mut self, doing: &str, result: std::io::Result<()>) -> Result<()> {
+    fn done<T>(&mut self, doing: &str, result: std::io::Result<T>) -> Result<T> {
         let result = if self.broken { Err(std::io::Error::other("an earlier write or sync failed")) } else { result };
         self.broken = result.is_err();
         result.map_err(|e| Error::store_io(doing, &self.path, e))
@@ -157,11 +156,13 @@ impl Tail {
         if !self.group.is_written() {
             self.write()?;
         }
-        if self.synced < self.group.end() || self.broken {
-            let synced = self.file.file().sync_data().and_then(|()| self.still_named());
-            self.done("sync", synced)?;
-            self.synced = self.group.end();
-        }
+        if self.synced < self.group.end() || self.broken { self.sync_file() } else { Ok(()) }
+    }
+
+    fn sync_file(&mut self) -> Result<()> {
+        let synced = self.file.file().sync_data().and_then(|()| self.still_named());
+        self.done("sync", synced)?;
+        self.synced = self.group.end();
         Ok(())
     }
 

@@ -1,10 +1,9 @@
 //! Writes that go past the page cache (`O_DIRECT`, open(2)).
 //!
 //! At the live end each group of commits is one small write and one sync. The page cache
-//! costs them a copy, and pages to look up, to mark and to find again, which nobody reads
-//! until the tail is sealed. A direct write has whole blocks and comes from memory that is
-//! aligned to them. Where a file system knows none, or wants larger blocks, the same bytes go
-//! through the cache.
+//! costs them a copy, and pages to look up, to mark and to find again, which as a rule nobody
+//! reads. A direct write has whole blocks and comes from memory that is aligned to them. Where
+//! a file system knows none, or wants larger blocks, the same bytes go through the cache.
 
 use std::fs::File;
 use std::io::Result;
