@@ -45,9 +45,11 @@ deps:
 
 deps-test: deps
 	@scripts/install-embedded-postgres.sh
+	@scripts/install-mysql.sh --all
 
 deps-bench:
 	@scripts/install-postgres.sh --bench
+	@scripts/install-mysql.sh --all --bench
 
 clean: ## remove what was built and fetched
 	$(CARGO) clean

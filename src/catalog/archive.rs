@@ -195,6 +195,17 @@ impl Archive {
         Expected { cluster: self.layout.cluster().clone(), timeline, range, epoch }
     }
 
+    /// What the footer of a closed segment says of it.
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] naming the object when it is missing or not what was
+    /// written.
+    pub async fn summary(&self, timeline: TimelineId, segment: &SegmentInfo) -> Result<Summary> {
+        let name = self.object_of(timeline, segment);
+        let expected = self.expected(timeline, segment.range, segment.epoch);
+        load::summary(self.store.as_ref(), &name, &expected).await
+    }
+
     /// The raw log bytes of a segment, all of them verified.
     ///
     /// # Errors

@@ -206,7 +206,7 @@ impl Loader<'_> {
                     let damaged = self.damaged(ObjectName::Gap { timeline, range, epoch }, error)?;
                     let cause = format!("its record {} is damaged", damaged.object);
                     log.damaged.push(damaged);
-                    Gap { range, cause, found: Timestamp(0), confirmed: None }
+                    Gap { range, cause, found: Timestamp(0), confirmed: None, position: None }
                 }
             });
         }
@@ -344,15 +344,7 @@ impl Loader<'_> {
         }
         let expected =
             Expected { cluster: self.layout.cluster().clone(), timeline, range: named.range, epoch: named.epoch };
-        let mut wanted = FOOTER_BYTES;
-        loop {
-            let bytes = self.get(&name, Part::Last(wanted)).await?;
-            match read_footer(&name, &expected, &bytes)? {
-                FooterRead::Done(footer) => return Ok(footer.summary),
-                FooterRead::More(more) if more > wanted && bytes.len() as u64 == wanted => wanted = more,
-                FooterRead::More(_) => return Err(too_short(&name, bytes.len() as u64)),
-            }
-        }
+        summary(self.store, &name, &expected).await
     }
 
     async fn history(&self, timeline: TimelineId) -> Result<History> {
@@ -404,9 +396,30 @@ impl Loader<'_> {
 
     /// Reads an object that was listed a moment ago.
     async fn get(&self, name: &str, part: Part) -> Result<bytes::Bytes> {
-        self.store.get(name, part).await?.ok_or_else(|| {
-            Error::failure(format!("{name} went away while the catalog was read"))
-                .hint("did `pitr expire` run at the same time? run the command again")
-        })
+        get(self.store, name, part).await
+    }
+}
+
+/// Reads an object that was listed a moment ago.
+async fn get(store: &dyn Store, name: &str, part: Part) -> Result<bytes::Bytes> {
+    store.get(name, part).await?.ok_or_else(|| {
+        Error::failure(format!("{name} went away while the catalog was read"))
+            .hint("did `pitr expire` run at the same time? run the command again")
+    })
+}
+
+/// What a segment's footer says.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is not what was written.
+pub async fn summary(store: &dyn Store, name: &str, expected: &Expected) -> Result<Summary> {
+    let mut wanted = FOOTER_BYTES;
+    loop {
+        let bytes = get(store, name, Part::Last(wanted)).await?;
+        match read_footer(name, expected, &bytes)? {
+            FooterRead::Done(footer) => return Ok(footer.summary),
+            FooterRead::More(more) if more > wanted && bytes.len() as u64 == wanted => wanted = more,
+            FooterRead::More(_) => return Err(too_short(name, bytes.len() as u64)),
+        }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::cluster::Identity;
 use crate::model::offset::{Offset, OffsetRange};
+use crate::model::position::Position;
 use crate::model::summary::{RestorePoint, Summary};
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
@@ -228,6 +229,9 @@ pub struct Gap {
     /// The log before the gap is known to be complete up to this moment.
     #[serde(default)]
     pub confirmed: Option<Timestamp>,
+    /// The end of the gap in the engine's words, where the offset does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
 }
 
 /// A base backup, as planning sees it.
@@ -274,7 +278,7 @@ mod tests {
         let mut timelines: BTreeMap<TimelineId, TimelineLog> = BTreeMap::new();
         for &(timeline, start, end) in gaps {
             let range = OffsetRange::new(Offset(start), Offset(end));
-            let gap = Gap { range, cause: "recycled".into(), found: Timestamp(0), confirmed: None };
+            let gap = Gap { range, cause: "recycled".into(), found: Timestamp(0), confirmed: None, position: None };
             timelines.entry(TimelineId(timeline)).or_default().gaps.push(gap);
         }
         let identity = Identity::some(100);
@@ -312,7 +316,13 @@ mod tests {
                 log.segments.push(SegmentInfo::of(&summary, 1, Holder::Segment(Codec::Lz4)));
             }
             if kind & 2 != 0 {
-                log.gaps.push(Gap { range, cause: "recycled".into(), found: Timestamp(0), confirmed: None });
+                log.gaps.push(Gap {
+                    range,
+                    cause: "recycled".into(),
+                    found: Timestamp(0),
+                    confirmed: None,
+                    position: None,
+                });
             }
             if indexed == Some(number) {
                 log.indexes.push(OffsetRange::new(Offset(0), range.end));

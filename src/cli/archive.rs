@@ -40,11 +40,11 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let archiver = Archiver {
         store: settings.make_store()?,
         cluster: settings.cluster.clone(),
-        engine,
+        engine: Arc::clone(&engine),
         url: url.to_owned(),
         options: source_options(Some(settings.slot(&args.slot))),
         settings: stream::Settings {
-            compression: settings.stream.compression,
+            compression: settings.stream.compression_for(engine.as_ref()),
             segment_bytes: settings.stream.segment_bytes,
             flush_interval: settings.stream.flush_interval,
             from: None,

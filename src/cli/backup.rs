@@ -36,11 +36,37 @@ pub(super) struct Args {
     /// Spread the checkpoint over its usual time instead of taking it at once
     #[arg(long)]
     spread_checkpoint: bool,
+    /// How the files are got; `auto` takes the best there is for the server
+    #[arg(long, value_enum, default_value_t)]
+    method: Method,
     /// How long to wait for the archive to hold the log the backup needs, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait: u64,
     #[command(flatten)]
     slot: SlotArgs,
+}
+
+/// How the files of a base are got.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Method {
+    #[default]
+    Auto,
+    Clone,
+    MariadbBackup,
+    Xtrabackup,
+    Logical,
+}
+
+impl From<Method> for engine::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Auto => Self::Auto,
+            Method::Clone => Self::Clone,
+            Method::MariadbBackup => Self::MariadbBackup,
+            Method::Xtrabackup => Self::Xtrabackup,
+            Method::Logical => Self::Logical,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -85,7 +111,13 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         clock: &SystemClock,
         progress: &|done, total| progress.set(done, total),
     };
-    let base = task.run(&BaseOptions { label: args.label.clone(), fast_checkpoint: !args.spread_checkpoint }).await?;
+    let base = task
+        .run(&BaseOptions {
+            label: args.label.clone(),
+            fast_checkpoint: !args.spread_checkpoint,
+            method: args.method.into(),
+        })
+        .await?;
     progress.finish();
     let took = begun.elapsed();
     let mut restorable = wait_for_log(settings, &base, PATIENCE.min(Duration::from_secs(args.wait))).await?;
@@ -150,14 +182,15 @@ async fn has_archiver(engine: &dyn Engine, url: &str, options: &SourceOptions) -
 /// Where nobody archives, the log a base needs is fetched here, without a slot, for that would
 /// stay behind. Ends when for the time of `wait` nothing comes.
 async fn stream_log(settings: &Settings, url: &str, base: &BaseInfo, wait: Duration) -> Result<()> {
+    let engine: Arc<dyn Engine> = Arc::from(engine::by_url(url)?);
     let archiver = Archiver {
         store: settings.store()?,
         cluster: settings.cluster.clone(),
-        engine: Arc::from(engine::by_url(url)?),
+        engine: Arc::clone(&engine),
         url: url.to_owned(),
         options: source_options(None),
         settings: stream::Settings {
-            compression: settings.stream.compression,
+            compression: settings.stream.compression_for(engine.as_ref()),
             segment_bytes: settings.stream.segment_bytes,
             flush_interval: settings.stream.flush_interval,
             from: Some((base.timeline, base.start)),

@@ -134,6 +134,7 @@ async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
         jobs: 2,
         delta: false,
         tablespace_map: Vec::new(),
+        exclude: Vec::new(),
         recover: true,
         start: true,
         bin_dir: Some(server.programs().dir().to_owned()),

@@ -9,8 +9,11 @@ use serde::Serialize;
 use super::Opened;
 use super::output::{self, Progress};
 use super::settings::Settings;
+use crate::catalog::TimelineLog;
+use crate::engine::Unpack;
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
+use crate::model::timeline::TimelineId;
 use crate::restore::file::{Holding, TimelineFiles};
 
 /// Options of `pitr export`.
@@ -43,6 +46,13 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let progress = Progress::bytes("export");
     let (mut done, mut damaged) = (Document::default(), Vec::new());
     for (&timeline, log) in &catalog.timelines {
+        let several = catalog.timelines.len() > 1;
+        let dir = if several { args.dir.join(timeline.to_string()) } else { args.dir.clone() };
+        if let Some(unpack) = names.unpack(&dir) {
+            unpack_timeline(&opened, timeline, log, unpack, &mut done, &mut damaged).await?;
+            progress.set(done.bytes, Some(total));
+            continue;
+        }
         if let Some(history) = &log.history {
             let path = args.dir.join(names.history_name(timeline));
             fs::write(&path, &history.native).map_err(|e| Error::io("write", &path, e))?;
@@ -108,6 +118,33 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         ),
     )
     .hint("`pitr list` shows the gaps; what lies before and behind them is in the directory"))
+}
+
+/// Writes the files of a timeline whose log tells itself where they begin and end.
+async fn unpack_timeline(
+    opened: &Opened,
+    timeline: TimelineId,
+    log: &TimelineLog,
+    mut unpack: Box<dyn Unpack>,
+    done: &mut Document,
+    damaged: &mut Vec<String>,
+) -> Result<()> {
+    for segment in &log.segments {
+        let read = opened.archive.raw(timeline, segment).await.and_then(|raw| unpack.feed(&raw));
+        match read {
+            Err(error) if error.kind() == Kind::Corruption => {
+                tracing::error!(%error, "the log of timeline {timeline} is written up to there");
+                damaged.push(error.message().to_owned());
+                break;
+            }
+            read => read?,
+        }
+    }
+    let written = unpack.finish()?;
+    done.files += written.files;
+    done.partial_files += written.partial_files;
+    done.bytes += written.bytes;
+    Ok(())
 }
 
 enum Exported {

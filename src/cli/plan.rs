@@ -73,6 +73,9 @@ struct PointArgs {
     /// Up to and including this transaction
     #[arg(long, value_name = "XID")]
     target_xid: Option<String>,
+    /// Up to and including the transaction with this GTID
+    #[arg(long, value_name = "GTID")]
+    target_gtid: Option<String>,
     /// Up to this restore point
     #[arg(long, value_name = "NAME")]
     target_name: Option<String>,
@@ -100,6 +103,8 @@ impl TargetArgs {
             native("lsn", lsn)
         } else if let Some(xid) = &self.point.target_xid {
             native("xid", xid)
+        } else if let Some(gtid) = &self.point.target_gtid {
+            native("gtid", gtid)
         } else if let Some(name) = &self.point.target_name {
             Point::Name(name.clone())
         } else if let Some(Everything::Latest) = self.point.target {

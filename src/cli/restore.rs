@@ -24,16 +24,19 @@ pub(super) struct Args {
     /// The directory to make
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
+    /// Leave out the transaction with this GTID and go on after it (may be repeated)
+    #[arg(long, value_name = "GTID", conflicts_with = "no_recover")]
+    exclude_gtid: Vec<String>,
     /// Leave the recovered server running, on a private socket
     #[arg(long, conflicts_with = "no_recover")]
     start: bool,
     /// Only lay out files and recovery settings, for a server elsewhere
     #[arg(long)]
     no_recover: bool,
-    /// Where PostgreSQL's server programs are
+    /// Where the server's programs are
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
-    /// User to run servers as when started by root [default: postgres]
+    /// User to run servers as when started by root [default: postgres or mysql]
     #[arg(long, value_name = "NAME")]
     os_user: Option<String>,
     /// Work at the same time [default: processors]
@@ -100,6 +103,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         jobs,
         delta: args.delta,
         tablespace_map: args.tablespace_map.clone(),
+        exclude: args.exclude_gtid.clone(),
         recover: !args.no_recover,
         start: args.start,
         bin_dir: args.bin_dir.clone(),

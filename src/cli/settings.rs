@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::engine::{Axis, Engine};
 use crate::error::{Error, Result};
 use crate::model::cluster::ClusterName;
 use crate::segment::codec::Compression;
@@ -86,8 +87,21 @@ pub struct Stream {
     pub flush_interval: Duration,
     /// Largest raw size of a segment.
     pub segment_bytes: u64,
-    /// Compression of segments.
-    pub compression: Compression,
+    /// Compression of segments; see [`Stream::compression_for`].
+    pub compression: Option<Compression>,
+}
+
+impl Stream {
+    /// How an engine's log is compressed: as asked for, else as suits it. LZ4 leaves 55 % of
+    /// sysbench's rows in a binlog and zstd 31 %, at a speed at which the source is slower still;
+    /// of WAL both leave about the same.
+    #[must_use]
+    pub fn compression_for(&self, engine: &dyn Engine) -> Compression {
+        self.compression.unwrap_or(match engine.axis() {
+            Axis::Server => Compression::Lz4,
+            Axis::Archive => Compression::Zstd(1),
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -215,7 +229,7 @@ impl Stream {
         };
         let interval = pick(&ours.flush_interval, &all.flush_interval, "1s");
         let size = pick(&ours.segment_size, &all.segment_size, "16MiB");
-        let compression = pick(&ours.compression, &all.compression, "lz4");
+        let compression = ours.compression.as_ref().or(all.compression.as_ref());
         let segment_bytes = parse_size(&size)?;
         if !(1 << 16..=16 << 20).contains(&segment_bytes) {
             return Err(Error::config(format!("segment_size {size:?} is not between 64KiB and 16MiB")));
@@ -223,7 +237,7 @@ impl Stream {
         Ok(Self {
             flush_interval: parse_duration(&interval)?,
             segment_bytes,
-            compression: Compression::from_str(&compression)?,
+            compression: compression.map(|text| Compression::from_str(text)).transpose()?,
         })
     }
 }

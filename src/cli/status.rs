@@ -9,9 +9,10 @@ use super::archive::source_options;
 use super::output;
 use super::settings::{Settings, SlotArgs};
 use crate::catalog::damage::Damaged;
-use crate::engine::SlotStatus;
-use crate::error::{Kind, Result};
+use crate::engine::{Axis, SlotStatus};
+use crate::error::{Error, Kind, Result};
 use crate::model::time::{Clock, SystemClock, Timestamp};
+use crate::stream::find::end_of_log;
 
 /// Options of `pitr status`.
 #[derive(Debug, clap::Args)]
@@ -44,7 +45,7 @@ struct Document {
 #[derive(Serialize)]
 struct Source {
     version: String,
-    timeline: u32,
+    timeline: Option<u32>,
     log_end: String,
     standby: bool,
     lag_bytes: u64,
@@ -81,17 +82,30 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         source_error: None,
     };
     if let Some(url) = settings.source_if_any() {
-        let asked = async { engine.connect(url, &source_options(None)).await?.identify().await }.await;
-        match asked {
-            Ok(server) => {
+        let asked = async {
+            let mut source = engine.connect(url, &source_options(None)).await?;
+            let server = source.identify().await?;
+            let behind = match newest {
+                Some((&timeline, log)) if engine.axis() == Axis::Archive => {
+                    match end_of_log(&opened.archive, engine, timeline, log).await? {
+                        Some(end) => source.backlog(&end).await?,
+                        None => None,
+                    }
+                }
+                _ => None,
+            };
+            Ok::<_, Error>((server, behind))
+        };
+        match asked.await {
+            Ok((server, behind)) => {
                 opened.archive.check_identity(&server.identity)?;
                 let archived = end.map_or(crate::model::offset::Offset::ZERO, |segment| segment.boundary);
                 document.source = Some(Source {
                     version: server.version,
-                    timeline: server.timeline.0,
-                    log_end: engine.position(server.log_end).to_string(),
+                    timeline: if engine.axis() == Axis::Archive { document.timeline } else { Some(server.timeline.0) },
+                    log_end: server.position.unwrap_or_else(|| engine.position(server.log_end)).to_string(),
                     standby: server.standby,
-                    lag_bytes: server.log_end.since(archived),
+                    lag_bytes: behind.unwrap_or_else(|| server.log_end.since(archived)),
                 });
             }
             Err(error) if error.kind() == Kind::Usage => return Err(error),
@@ -135,10 +149,10 @@ fn text(document: &Document) -> String {
     match (&document.source, &document.source_error) {
         (Some(source), _) => {
             let role = if source.standby { "standby" } else { "primary" };
+            let timeline = source.timeline.map_or_else(String::new, |timeline| format!(", timeline {timeline}"));
             text.push_str(&format!(
-                "source            {role}, version {}, timeline {}, log ends at {}\nlag               {}\n",
+                "source            {role}, version {}{timeline}, log ends at {}\nlag               {}\n",
                 source.version,
-                source.timeline,
                 source.log_end,
                 output::size(source.lag_bytes)
             ));

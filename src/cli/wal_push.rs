@@ -109,7 +109,9 @@ async fn push(
     for mut summary in segments {
         let raw = bytes.slice(summary.range.within(range.start));
         summary.position = opened.engine.position(summary.range.end);
-        archive.create_segment(timeline, &raw, &summary, PUSHED, settings.stream.compression).await?;
+        archive
+            .create_segment(timeline, &raw, &summary, PUSHED, settings.stream.compression_for(opened.engine.as_ref()))
+            .await?;
     }
     if let Err(error) = index(opened, timeline, &files, made).await {
         // The file is safe; an index only makes planning faster.

@@ -4,7 +4,9 @@
 //! engine is one more folder beside this file and one more line in [`by_name`] and
 //! [`by_url`]; store, segment and plan do not change.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,13 +23,21 @@ use crate::model::target::Target;
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
 
+pub mod mysql;
+pub mod os_user;
+mod percent;
 pub mod postgres;
+pub mod stream;
+pub mod tls;
 
 /// One kind of database.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// The name kept in `cluster.json`, e.g. `postgres`.
     fn name(&self) -> &'static str;
+
+    /// Who counts the offsets of the log.
+    fn axis(&self) -> Axis;
 
     /// Connects for replication. `slot` names the server-side promise to keep the
     /// log, where the engine has one.
@@ -46,8 +56,15 @@ pub trait Engine: Send + Sync {
     /// [`Kind::Usage`] for a value that is not one, or a term the engine lacks.
     fn locator(&self, target: &Target) -> Result<Box<dyn Locator>>;
 
-    /// A position on the axis in the engine's words.
+    /// An offset as people are told of it.
     fn position(&self, offset: Offset) -> Position;
+
+    /// Whether every transaction that lies before `place` lies before `end`, too: positions
+    /// in the engine's words, as a [`Scanner`] gives them.
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] for a position that is none.
+    fn reaches(&self, end: &Position, place: &Position) -> Result<bool>;
 
     /// Reads a position in the engine's words (`pitr archive --until`).
     ///
@@ -76,6 +93,16 @@ pub trait Engine: Send + Sync {
 
     /// Makes a restored directory into a database at the cut.
     fn recovery(&self) -> Box<dyn Recovery>;
+}
+
+/// Who counts the offsets of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// The server: an offset is its own position, and it numbers its timelines.
+    Server,
+    /// The archive: offsets count the bytes it holds, and it begins a new timeline when the
+    /// server's log is not the one that it knows. The server's own position rides along.
+    Archive,
 }
 
 /// How to connect a [`Source`].
@@ -141,7 +168,8 @@ pub trait Source: Send {
     async fn identify(&mut self) -> Result<ServerState>;
 
     /// Makes sure the slot exists and tells the oldest offset that may be asked for with it:
-    /// where an empty archive begins. `None` when the server cannot say.
+    /// where an empty archive begins. `None` when the server cannot say. With [`Axis::Archive`]
+    /// only the position counts.
     async fn prepare_slot(&mut self) -> Result<Option<Resume>>;
 
     /// Has the server keep its log from now on, for as long as what is returned lives.
@@ -164,6 +192,12 @@ pub trait Source: Send {
 
     /// Ends the stream politely, so that the connection can be used again.
     async fn stop(&mut self) -> Result<()>;
+
+    /// How many bytes of log the server has behind the archive's `end`, where offsets do not
+    /// tell; `None` where it cannot.
+    async fn backlog(&mut self, _end: &Position) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// The history of a timeline, `None` for one without ancestors.
     async fn history(&mut self, timeline: TimelineId) -> Result<Option<History>>;
@@ -207,6 +241,15 @@ pub enum StreamEvent {
         time: Timestamp,
         /// Whether it wants an [`Source::ack`] at once.
         reply_requested: bool,
+        /// Whether `log_end` is the end of all its log, and not only of what it has sent.
+        idle: bool,
+    },
+    /// Everything is here that the server had when the stream began, at `time` by its clock.
+    CaughtUp {
+        /// Where that ends.
+        log_end: Offset,
+        /// The server's clock when the stream began.
+        time: Timestamp,
     },
     /// This timeline ends here; go on with the next one.
     TimelineEnd {
@@ -240,7 +283,7 @@ pub enum Detail {
 
 /// Reads log bytes as they pass: verifies every record and reports marks. Holds no
 /// socket and does no I/O.
-pub trait Scanner: Send {
+pub trait Scanner: Send + Sync {
     /// Takes the next bytes, which must follow those fed before, and appends what
     /// they complete to `marks`.
     ///
@@ -254,6 +297,20 @@ pub trait Scanner: Send {
 
     /// The offset of the next byte [`Scanner::feed`] expects.
     fn offset(&self) -> Offset;
+
+    /// The boundary in the engine's words, and how much behind it has been read, where that
+    /// is more than the offset tells and where it is known.
+    fn position(&self) -> Option<Position> {
+        None
+    }
+
+    /// Tells the scanner, before it is fed, where it begins in the engine's words.
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] for a position that is none.
+    fn set_position(&mut self, _position: &Position) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A target in the engine's own terms, as predicates.
@@ -289,6 +346,38 @@ pub trait LogFiles: Send + Sync {
     /// # Errors
     /// [`Kind::Corruption`] for text that is none.
     fn parse_history(&self, timeline: TimelineId, native: &str) -> Result<History>;
+
+    /// Writes the server's files into `dir` out of a timeline's log, where only the log itself
+    /// tells where in it they lie.
+    fn unpack(&self, _dir: &Path) -> Option<Box<dyn Unpack>> {
+        None
+    }
+}
+
+/// Writes the server's files.
+pub trait Unpack: Send {
+    /// Takes the next bytes of the log.
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] for bytes that are no log; what the disk says.
+    fn feed(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Ends the last file, and tells what was written.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn finish(self: Box<Self>) -> Result<Unpacked>;
+}
+
+/// What an [`Unpack`] has written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Files from their beginning on.
+    pub files: u64,
+    /// Files of which the log does not hold the beginning.
+    pub partial_files: u64,
+    /// Bytes of both.
+    pub bytes: u64,
 }
 
 /// What a file name of the server means.
@@ -314,6 +403,36 @@ pub struct BaseOptions {
     pub label: String,
     /// Start at once with an immediate checkpoint instead of a spread one.
     pub fast_checkpoint: bool,
+    /// How the files are got.
+    pub method: Method,
+}
+
+/// How a base backup gets the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// The best there is for this server, from here.
+    #[default]
+    Auto,
+    /// MySQL's `CLONE LOCAL DATA DIRECTORY`.
+    Clone,
+    /// MariaDB's `mariadb-backup`.
+    MariadbBackup,
+    /// Percona's `xtrabackup`.
+    Xtrabackup,
+    /// Statements only.
+    Logical,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Clone => "clone",
+            Self::MariadbBackup => "mariadb-backup",
+            Self::Xtrabackup => "xtrabackup",
+            Self::Logical => "logical",
+        })
+    }
 }
 
 /// A running base backup.
@@ -328,10 +447,8 @@ pub trait BaseStream: Send {
 pub enum BaseEvent {
     /// The backup has begun.
     Start {
-        /// The timeline it is on.
-        timeline: TimelineId,
-        /// Replay begins here.
-        start: Offset,
+        /// The timeline it is on and where replay begins; `None` where only the end tells.
+        start: Option<(TimelineId, Offset)>,
         /// Roughly how many bytes will come.
         estimated_bytes: Option<u64>,
         /// Tablespaces outside the data directory: link name (`pg_tblspc/16400`) and
@@ -342,18 +459,51 @@ pub enum BaseEvent {
     Directory(EntryMeta),
     /// A symbolic link other than a tablespace's.
     Symlink(EntryMeta, String),
-    /// A file begins; its bytes follow as `Data` until `FileEnd`.
-    File(EntryMeta, u64),
-    /// Bytes of the open file.
-    Data(Bytes),
-    /// The open file is complete.
-    FileEnd,
+    /// A file begins; its bytes follow as `Data` until `FileEnd`, perhaps with those of other
+    /// files between them.
+    File {
+        /// What its bytes are known by; free again when it has ended.
+        file: u32,
+        /// Its name and attributes.
+        meta: EntryMeta,
+        /// How many bytes it has, where that is known before.
+        size: Option<u64>,
+    },
+    /// The next bytes of an open file.
+    Data {
+        /// Which.
+        file: u32,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// An open file is complete.
+    FileEnd {
+        /// Which.
+        file: u32,
+    },
     /// The backup is complete and matches what the server said of it.
     End {
         /// From here on the backup is consistent.
-        end: Offset,
+        end: BaseEnd,
         /// The server's clock when the backup ended, if it told.
         time: Option<Timestamp>,
+    },
+}
+
+/// Where a base backup is consistent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BaseEnd {
+    /// From this offset on.
+    Offset(Offset),
+    /// Exactly at this position in the engine's words, where its replay begins, too.
+    Position(Position),
+    /// At a position that only a server started on the base can tell, not before `start` and
+    /// not behind `end`. Replay begins at `start` and passes over what the base has already.
+    Between {
+        /// Every transaction before it is in the base.
+        start: Position,
+        /// No transaction behind it is.
+        end: Position,
     },
 }
 
@@ -374,6 +524,12 @@ pub struct EntryMeta {
 pub trait LogReader: Send {
     /// The next piece, `None` at the end.
     async fn next(&mut self) -> Result<Option<LogPiece>>;
+}
+
+/// The planned log, to be read from its start as often as need be.
+pub trait LogSource: Send + Sync {
+    /// Begins to read.
+    fn open(&self) -> Box<dyn LogReader>;
 }
 
 /// Verified raw log bytes.
@@ -408,6 +564,8 @@ pub struct RecoveryJob {
     pub start: Offset,
     /// Replay up to here and no further.
     pub cut: Offset,
+    /// Transactions to leave out on the way, in the engine's words.
+    pub exclude: Vec<String>,
     /// Where the server's programs are; `None` looks in the usual places.
     pub bin_dir: Option<PathBuf>,
     /// User to run servers as when started by root.
@@ -444,7 +602,7 @@ pub trait Recovery: Send + Sync {
     async fn run(
         &self,
         job: &RecoveryJob,
-        log: Box<dyn LogReader>,
+        log: Arc<dyn LogSource>,
         progress: ReplayProgress<'_>,
     ) -> Result<Vec<PathBuf>>;
 
@@ -479,6 +637,7 @@ pub struct Running {
 pub fn by_name(name: &str) -> Result<Box<dyn Engine>> {
     match name {
         "postgres" => Ok(Box::new(postgres::Postgres)),
+        "mysql" => Ok(Box::new(mysql::MySql)),
         other => Err(Error::new(Kind::Config, format!("engine {other:?} is not known to this version of pitr"))
             .hint("was the archive made by a newer pitr?")),
     }
@@ -491,7 +650,8 @@ pub fn by_name(name: &str) -> Result<Box<dyn Engine>> {
 pub fn by_url(url: &str) -> Result<Box<dyn Engine>> {
     match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("postgres" | "postgresql") | None => by_name("postgres"),
+        Some("mysql" | "mariadb") => by_name("mysql"),
         Some(other) => Err(Error::new(Kind::Config, format!("source scheme {other:?} is not known"))
-            .hint("use postgres://USER@HOST:PORT/DATABASE")),
+            .hint("use postgres://USER@HOST:PORT/DATABASE, mysql://USER@HOST:PORT or mariadb://USER@HOST:PORT")),
     }
 }

@@ -90,10 +90,12 @@ pub struct ServerState {
     pub identity: Identity,
     /// Version as the server prints it.
     pub version: String,
-    /// Its present timeline.
+    /// Its present timeline; zero where only the archive knows of timelines.
     pub timeline: super::timeline::TimelineId,
-    /// The end of its durable log.
+    /// The end of its durable log; zero where only the archive counts offsets.
     pub log_end: super::offset::Offset,
+    /// The end of its log in its own words, where the offset does not tell.
+    pub position: Option<super::position::Position>,
     /// Whether it is a standby.
     pub standby: bool,
 }

@@ -66,6 +66,18 @@ pub enum TransactionId {
     Text(Box<str>),
 }
 
+impl TransactionId {
+    /// The number by which a segment's range of ids is told: the xid, or the last number of a
+    /// GTID.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text(text) => text.rsplit(['-', ':']).next()?.parse().ok(),
+        }
+    }
+}
+
 impl fmt::Display for TransactionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,6 @@
 //! What a segment's footer says of its segment.
 
-use super::mark::{Mark, MarkKind, Transaction, TransactionId};
+use super::mark::{Mark, MarkKind, Transaction};
 use super::offset::{Offset, OffsetRange};
 use super::position::Position;
 use super::time::Timestamp;
@@ -70,7 +70,7 @@ impl Summary {
             MarkKind::Transaction { id, time, .. } => {
                 self.transactions += 1;
                 self.times = widest(self.times, Some((*time, *time)));
-                if let TransactionId::Number(id) = *id {
+                if let Some(id) = id.number() {
                     self.ids = widest(self.ids, Some((id, id)));
                 }
                 self.last = mark.transaction();

@@ -68,7 +68,13 @@ impl World {
             }
             start = range.end;
             if lost.contains(&index) {
-                log.gaps.push(Gap { range, cause: format!("lost {index}"), found: NOW, confirmed: None });
+                log.gaps.push(Gap {
+                    range,
+                    cause: format!("lost {index}"),
+                    found: NOW,
+                    confirmed: None,
+                    position: None,
+                });
                 continue;
             }
             log.restore_points.extend(summary.restore_points);

@@ -8,11 +8,20 @@ use tokio::task::JoinHandle;
 
 use crate::catalog::archive::Archive;
 use crate::catalog::{Catalog, SegmentInfo};
-use crate::engine::{LogPiece, LogReader};
+use crate::engine::{LogPiece, LogReader, LogSource};
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
 use crate::plan::{Plan, PlannedSegment};
+use crate::segment::cutter::NO_FILES;
+
+/// A plan's segments, to be read from the first one on.
+pub struct PlannedSource {
+    archive: Archive,
+    segments: Vec<PlannedSegment>,
+    ahead: usize,
+    cut: Offset,
+}
 
 /// Reads a plan's segments, several at a time.
 pub struct PlannedLog {
@@ -23,13 +32,21 @@ pub struct PlannedLog {
     cut: Offset,
 }
 
-impl PlannedLog {
+impl PlannedSource {
     /// The log of `plan`, from the start of the log file in which replay begins up to the
     /// cut; `ahead` segments are fetched at a time.
     #[must_use]
     pub fn new(archive: Archive, catalog: &Catalog, plan: &Plan, ahead: usize) -> Self {
-        let waiting = whole_files(&archive, catalog, &plan.log, plan.cut).into();
-        Self { archive, waiting, running: VecDeque::new(), ahead: ahead.max(1), cut: plan.cut }
+        let segments = whole_files(&archive, catalog, &plan.log, plan.cut);
+        Self { archive, segments, ahead: ahead.max(1), cut: plan.cut }
+    }
+}
+
+impl LogSource for PlannedSource {
+    fn open(&self) -> Box<dyn LogReader> {
+        let waiting = self.segments.iter().copied().collect();
+        let (archive, ahead, cut) = (self.archive.clone(), self.ahead, self.cut);
+        Box::new(PlannedLog { archive, waiting, running: VecDeque::new(), ahead, cut })
     }
 }
 
@@ -44,7 +61,12 @@ fn whole_files(archive: &Archive, catalog: &Catalog, log: &[PlannedSegment], cut
             before = Some(planned.timeline);
             let file = planned.info.range.start.floor_to(archive.identity.log_file_bytes);
             let known: &[SegmentInfo] = catalog.timelines.get(&planned.timeline).map_or(&[], |log| &log.segments);
-            let lead = known.iter().filter(|s| s.range.start >= file && s.range.end <= planned.info.range.start);
+            let start = planned.info.range.start;
+            let lead = known.iter().filter(|s| {
+                // Without files of a fixed size, what begins a file lies there or in the segment before.
+                let near = archive.identity.log_file_bytes == NO_FILES && s.range.end == start;
+                (s.range.start >= file || near) && s.range.end <= start
+            });
             whole.extend(lead.map(|info| PlannedSegment {
                 timeline: planned.timeline,
                 info: *info,

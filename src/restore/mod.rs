@@ -29,7 +29,7 @@ pub mod temporary;
 mod tests;
 
 use files::LayOut;
-use log::PlannedLog;
+use log::PlannedSource;
 
 /// Segments fetched ahead of replay for each job.
 const AHEAD_PER_JOB: usize = 2;
@@ -48,6 +48,8 @@ pub struct Request {
     pub delta: bool,
     /// Where tablespaces go: old directory, new directory.
     pub tablespace_map: Vec<(PathBuf, PathBuf)>,
+    /// Transactions to leave out, in the engine's words.
+    pub exclude: Vec<String>,
     /// Replay with a private server; else only lay out files and settings.
     pub recover: bool,
     /// Leave the recovered server running.
@@ -114,6 +116,7 @@ pub async fn restore(
         outside: Vec::new(),
         start: plan.base.start,
         cut: plan.cut,
+        exclude: request.exclude.clone(),
         bin_dir: request.bin_dir.clone(),
         os_user: request.os_user.clone(),
     };
@@ -148,8 +151,8 @@ pub async fn restore(
 
     if request.recover {
         let begun = Instant::now();
-        let log = PlannedLog::new(archive.clone(), catalog, plan, request.jobs * AHEAD_PER_JOB);
-        outside = recovery.run(&job, Box::new(log), &|at| observer.replay(at)).await?;
+        let log = PlannedSource::new(archive.clone(), catalog, plan, request.jobs * AHEAD_PER_JOB);
+        outside = recovery.run(&job, Arc::new(log), &|at| observer.replay(at)).await?;
         outcome.phases.push(("replay", begun.elapsed()));
     } else {
         recovery.lay_out(&job, &request.fetch_command)?;

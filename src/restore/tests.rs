@@ -38,6 +38,7 @@ fn request(to: &Path, delta: bool) -> Request {
         jobs: 1,
         delta,
         tablespace_map: Vec::new(),
+        exclude: Vec::new(),
         recover: true,
         start: false,
         bin_dir: None,

@@ -2,15 +2,20 @@
 //!
 //! A segment ends at the first of: the end of the server's log file it lies in, the
 //! largest allowed size, and, where nothing else makes its bytes durable,
-//! [`Limits::flush_interval_micros`] after its first byte.
+//! [`Limits::flush_interval_micros`] after its first byte. Where log files have no fixed size
+//! ([`NO_FILES`]) it ends before it is quite full, with a whole transaction, and only a
+//! transaction that is large itself is cut.
 
 use crate::model::offset::Offset;
 use crate::model::time::Timestamp;
 
+/// Size of "log files" on an axis that has none of a fixed size: any offset may begin one.
+pub const NO_FILES: u64 = 1;
+
 /// What bounds a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Size of the server's log files: no segment crosses a multiple of it.
+    /// Size of the server's log files: no segment crosses a multiple of it. Or [`NO_FILES`].
     pub log_file_bytes: u64,
     /// Largest number of raw bytes in a segment.
     pub segment_bytes: u64,
@@ -25,12 +30,22 @@ impl Limits {
     /// wherever streaming began.
     #[must_use]
     pub fn end_of(&self, start: Offset) -> Offset {
+        if self.log_file_bytes == NO_FILES {
+            return Offset(start.0.saturating_add(self.segment_bytes));
+        }
         let file = start.floor_to(self.log_file_bytes);
         let file_end = Offset(file.0.saturating_add(self.log_file_bytes));
         let within = start.since(file);
         let piece_end =
             Offset(file.0.saturating_add((within / self.segment_bytes + 1).saturating_mul(self.segment_bytes)));
         piece_end.min(file_end)
+    }
+
+    /// Whether a segment that began at `start` ends here, where a transaction ends, rather
+    /// than in the middle of one of the next.
+    #[must_use]
+    pub fn is_nearly_full(&self, start: Offset, at: Offset) -> bool {
+        self.log_file_bytes == NO_FILES && at.since(start) >= self.segment_bytes - self.segment_bytes / 8
     }
 
     /// Whether `offset` is where a server's log file ends.
@@ -77,6 +92,15 @@ mod tests {
         let limits = limits(16 * MIB, 10 * MIB);
         assert_eq!(limits.end_of(Offset(3)), Offset(10 * MIB));
         assert_eq!(limits.end_of(Offset(10 * MIB)), Offset(16 * MIB));
+    }
+
+    #[test]
+    fn without_log_files_a_segment_ends_with_a_transaction_when_it_is_nearly_full() {
+        let free = limits(NO_FILES, 16 * MIB);
+        assert_eq!(free.end_of(Offset(5)), Offset(16 * MIB + 5));
+        assert!(!free.is_nearly_full(Offset(5), Offset(14 * MIB + 4)));
+        assert!(free.is_nearly_full(Offset(5), Offset(14 * MIB + 5)));
+        assert!(!limits(16 * MIB, 16 * MIB).is_nearly_full(Offset(0), Offset(16 * MIB - 1)));
     }
 
     #[test]

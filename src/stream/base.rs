@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::backup::Backup;
+use super::find::Finder;
 use super::session::Goal;
 use super::{BACKOFF, Run};
 use crate::base::load::Base;
 use crate::catalog::BaseInfo;
 use crate::catalog::archive::{Archive, bases};
-use crate::engine::{BaseOptions, Engine, SourceOptions};
+use crate::engine::{Axis, BaseOptions, Engine, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::time::Clock;
@@ -40,7 +41,9 @@ impl Task<'_> {
         self.archive.check_identity(&server.identity)?;
         let previous = self.newest().await?;
         let stream = source.base_backup(options).await?;
+        let find = Finder { archive: self.archive, engine: self.engine };
         let backup = Backup {
+            find: &find,
             store: Arc::clone(&self.archive.store),
             layout: &self.archive.layout,
             identity: &self.archive.identity,
@@ -76,6 +79,7 @@ impl Run<'_> {
         let options = SourceOptions { slot: None, ..self.archiver.options.clone() };
         let (goal, caught_up) = (self.goal.clone(), self.archiver.settings.exit_when_caught_up);
         let (log_end, report) = (self.log_end, self.report.subscribe());
+        let counted = engine.axis() == Axis::Archive;
         self.base_wanted = false;
         self.base = Some(tokio::spawn(async move {
             let task = Task {
@@ -88,7 +92,9 @@ impl Run<'_> {
             };
             let mut wait = BACKOFF.0;
             let base = loop {
-                let taken = task.run(&BaseOptions { label: "pitr".into(), fast_checkpoint: true }).await;
+                let taken = task
+                    .run(&BaseOptions { label: "pitr".into(), fast_checkpoint: true, ..BaseOptions::default() })
+                    .await;
                 let lacking = match &taken {
                     Ok(_) => archive.catalog(engine.as_ref()).await.map(|catalog| catalog.lacks_base()),
                     Err(_) => Ok(true),
@@ -113,8 +119,10 @@ impl Run<'_> {
             goal.send_if_modified(|goal| {
                 let waiting = *goal == Goal::Wait;
                 if waiting {
-                    // The end of a base backup lets the server begin a new log file.
-                    *goal = Goal::Offset(base.end.max(log_end).max(report.borrow().log_end));
+                    // The end of a base backup lets the server begin a new log file. Where the
+                    // archive counts, a base is there only with the log up to its end.
+                    let end = base.end.max(log_end).max(report.borrow().log_end);
+                    *goal = if counted { Goal::Quiet } else { Goal::Offset(end) };
                 }
                 waiting
             });

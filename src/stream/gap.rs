@@ -10,6 +10,8 @@ use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, Gap, Holder};
 use crate::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange};
+use crate::model::position::Position;
+use crate::model::time::Timestamp;
 use crate::model::timeline::TimelineId;
 
 impl Run<'_> {
@@ -22,7 +24,6 @@ impl Run<'_> {
         there: Offset,
         cause: &Error,
     ) -> Result<()> {
-        let engine = Arc::clone(&self.archiver.engine);
         let catalog = self.catalog().await?;
         let log = catalog.timelines.get(&timeline);
         let (mut start, mut next) = (asked, None);
@@ -38,6 +39,22 @@ impl Run<'_> {
         if range.start >= range.end {
             return Ok(());
         }
+        // Of before the tail was closed, whose trailer told it.
+        let confirmed = log.and_then(|log| log.confirmed);
+        self.keep_gap(timeline, range, confirmed, None, cause).await
+    }
+
+    /// Records that the log of `range` is lost, up to when the log before it is complete, and
+    /// where it ends in the engine's words if the offset does not tell; has a base taken behind.
+    pub(super) async fn keep_gap(
+        &mut self,
+        timeline: TimelineId,
+        range: OffsetRange,
+        confirmed: Option<Timestamp>,
+        position: Option<Position>,
+        cause: &Error,
+    ) -> Result<()> {
+        let engine = Arc::clone(&self.archiver.engine);
         tracing::error!(
             timeline = timeline.0,
             from = %engine.position(range.start),
@@ -45,8 +62,7 @@ impl Run<'_> {
             cause = %cause,
             "the server no longer has log that the archive lacks: a gap is recorded and a new base backup begins"
         );
-        let confirmed = log.and_then(|log| log.confirmed);
-        let gap = Gap { range, cause: cause.to_string(), found: self.archiver.clock.now(), confirmed };
+        let gap = Gap { range, cause: cause.to_string(), found: self.archiver.clock.now(), confirmed, position };
         let object = ObjectName::Gap { timeline, range, epoch: self.epoch.number() };
         let body = serde_json::to_vec_pretty(&gap).map_err(|e| Error::failure("cannot write a gap").because(e))?;
         self.archive.store.create(&self.archive.layout.name(&object), vec![Bytes::from(body)]).await?;
@@ -56,7 +72,7 @@ impl Run<'_> {
     }
 
     /// Seals the tail at the end of the log: log is to come behind a gap.
-    async fn close_tail(&self, catalog: &Catalog, timeline: TimelineId) -> Result<()> {
+    pub(super) async fn close_tail(&self, catalog: &Catalog, timeline: TimelineId) -> Result<()> {
         let (engine, compression) = (self.archiver.engine.as_ref(), self.archiver.settings.compression);
         let ready = match resume::at_end(&self.archive, engine, catalog, timeline, &self.epoch, compression).await? {
             Led::Ready(ready) => *ready,

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::catalog::Catalog;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::{self, Epoch};
-use crate::engine::{Engine, Source, SourceOptions};
+use crate::engine::{Axis, Engine, Source, SourceOptions};
 use crate::error::{Kind, Result};
 use crate::model::cluster::{ClusterName, ServerState};
 use crate::model::offset::Offset;
@@ -29,6 +29,8 @@ pub mod ack;
 pub mod backup;
 pub mod base;
 pub mod compact;
+mod counted;
+pub mod find;
 mod gap;
 mod pass;
 pub mod resume;
@@ -244,6 +246,7 @@ impl Run<'_> {
             Some(until) => Goal::Offset(until),
             None if !settings.exit_when_caught_up => Goal::Never,
             None if self.base_wanted => Goal::Wait,
+            None if self.archiver.engine.axis() == Axis::Archive => Goal::Present,
             None => Goal::Offset(self.log_end),
         };
         self.goal.send_replace(goal);

@@ -11,7 +11,7 @@ use super::{CLAIMED_BY, Run, unless_stopped, writer};
 use crate::catalog::fence;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, TimelineLog};
-use crate::engine::{Detail, ScanStart, Source};
+use crate::engine::{Axis, Detail, ScanStart, Source};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::ServerState;
 use crate::model::offset::Offset;
@@ -26,16 +26,16 @@ pub(super) enum Pass {
 }
 
 /// A stream that has begun.
-struct Begun {
-    source: Box<dyn Source>,
-    server: ServerState,
+pub(super) struct Begun {
+    pub(super) source: Box<dyn Source>,
+    pub(super) server: ServerState,
     /// From where on the slot keeps log; without a slot, where the server stands.
-    slot_start: Option<Resume>,
-    history: Option<History>,
+    pub(super) slot_start: Option<Resume>,
+    pub(super) history: Option<History>,
     /// What the archive held before.
-    catalog: Catalog,
-    timeline: TimelineId,
-    ready: Ready,
+    pub(super) catalog: Catalog,
+    pub(super) timeline: TimelineId,
+    pub(super) ready: Ready,
 }
 
 /// How many closed segments of a log no index holds yet.
@@ -56,13 +56,14 @@ impl Run<'_> {
         if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
             self.begin_base();
         }
+        let counted = self.archiver.engine.axis() == Axis::Archive;
         let log_end = if timeline == server.timeline { server.log_end } else { start };
-        let confirms = !server.standby && timeline == server.timeline;
+        let confirms = !server.standby && (counted || timeline == server.timeline);
         let slot_floor = slot_start.as_ref().map_or(Offset::ZERO, |slot| slot.offset);
         let setup = self.setup(&catalog, timeline, ready, log_end, confirms, slot_floor);
         let end = match session::run(source.as_mut(), setup, self.until.clone(), self.report).await {
             // The server tells only once the stream has begun that it lacks the log.
-            Err(error) if error.kind() == Kind::Absent => {
+            Err(error) if error.kind() == Kind::Absent && !counted => {
                 self.from.take_if(|(_, from)| *from <= start);
                 let at = self.beginning(slot_start, &server).offset;
                 if at <= start {
@@ -97,6 +98,9 @@ impl Run<'_> {
             None => self.archiver.connect().await?,
         };
         self.archive.check_identity(&server.identity)?;
+        if engine.axis() == Axis::Archive {
+            return self.begin_counted(source, server).await;
+        }
         let slot_start = source.prepare_slot().await?;
         let history = source.history(server.timeline).await?;
         if let Some(history) = &history {
@@ -168,7 +172,7 @@ impl Run<'_> {
         })
     }
 
-    fn fresh(&self, timeline: TimelineId, start: Offset) -> Ready {
+    pub(super) fn fresh(&self, timeline: TimelineId, start: Offset) -> Ready {
         let scanner =
             self.archiver.engine.scanner(&self.archive.identity, timeline, ScanStart::LogFile(start), Detail::Marks);
         Ready { scanner, start, carried: None, file_segments: Vec::new() }

@@ -6,7 +6,7 @@ use crate::catalog::archive::Archive;
 use crate::catalog::fence::Epoch;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, Holder, SegmentInfo, TimelineLog};
-use crate::engine::{Detail, Engine, ScanStart, Scanner};
+use crate::engine::{Axis, Detail, Engine, ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::summary::Summary;
@@ -66,7 +66,7 @@ pub async fn at_end(
     for i in 0..count {
         let (before, tail) = segments.split_at(i);
         let Some(tail) = tail.first().copied().filter(|s| s.holder == Holder::Tail) else { continue };
-        let scanner = match lead(archive, engine, timeline, before, Some(tail.range.start)).await? {
+        let scanner = match lead(archive, engine, timeline, log, before, Some(tail.range.start)).await? {
             Ok(scanner) => scanner,
             Err((segment, error)) => return Ok(Led::Damaged(segment, error)),
         };
@@ -89,7 +89,7 @@ pub async fn at_end(
     settle(archive, timeline, closed).await?;
     let (scanner, carried) = match carried {
         Some((scanner, tail)) => (scanner, Some(tail)),
-        None => match lead(archive, engine, timeline, closed, None).await? {
+        None => match lead(archive, engine, timeline, log, closed, None).await? {
             Ok(scanner) => (scanner, None),
             Err((segment, error)) => return Ok(Led::Damaged(segment, error)),
         },
@@ -100,7 +100,7 @@ pub async fn at_end(
     if let Some(tail) = &carried
         && scanner.boundary() < start
     {
-        let ready = whole_records_only(engine, archive, timeline, scanner.as_ref(), tail, file_segments);
+        let ready = whole_records_only(engine, archive, timeline, scanner.as_ref(), tail, file_segments)?;
         return Ok(Led::Ready(Box::new(ready)));
     }
     Ok(Led::Ready(Box::new(Ready { scanner, start, carried, file_segments })))
@@ -121,7 +121,7 @@ async fn read_tail(
     marks.iter().for_each(|mark| summary.add(mark));
     summary.range = tail.range;
     summary.boundary = scanner.boundary();
-    summary.position = engine.position(tail.range.end);
+    summary.position = scanner.position().unwrap_or_else(|| engine.position(tail.range.end));
     let object = archive.object_of(timeline, tail);
     Ok((scanner, Carried { start: tail.range.start, bytes, summary, object, confirmed: None }))
 }
@@ -173,17 +173,22 @@ fn whole_records_only(
     scanner: &dyn Scanner,
     tail: &Carried,
     file_segments: Vec<SegmentInfo>,
-) -> Ready {
+) -> Result<Ready> {
     let boundary = scanner.boundary().max(tail.start);
     let keep = usize::try_from(boundary.since(tail.start)).unwrap_or(usize::MAX);
     let bytes = tail.bytes.slice(..keep.min(tail.bytes.len()));
     let mut summary = tail.summary.clone();
     summary.range.end = boundary;
     summary.position = engine.position(boundary);
-    let scanner = engine.scanner(&archive.identity, timeline, ScanStart::Boundary(boundary), Detail::Marks);
+    let mut whole = engine.scanner(&archive.identity, timeline, ScanStart::Boundary(boundary), Detail::Marks);
+    if let Some(position) = scanner.position() {
+        whole.set_position(&position)?;
+        summary.position = whole.position().unwrap_or(position);
+    }
+    let scanner = whole;
     let carried =
         Some(Carried { start: tail.start, bytes, summary, object: tail.object.clone(), confirmed: tail.confirmed });
-    Ready { scanner, start: boundary, carried, file_segments }
+    Ok(Ready { scanner, start: boundary, carried, file_segments })
 }
 
 /// A scanner that has read the archive's closed segments as far as needed to go on at
@@ -192,18 +197,33 @@ async fn lead(
     archive: &Archive,
     engine: &dyn Engine,
     timeline: TimelineId,
+    log: &TimelineLog,
     closed: &[SegmentInfo],
     next: Option<Offset>,
 ) -> Result<Lead> {
-    let scanner = |start| engine.scanner(&archive.identity, timeline, start, Detail::Marks);
+    let counted = engine.axis() == Axis::Archive;
     let last = closed.last().filter(|last| next.is_none_or(|next| next == last.range.end));
+    let position = match last {
+        Some(last) if counted => match archive.summary(timeline, last).await {
+            Ok(summary) => Some(summary.position),
+            Err(error) if error.kind() == Kind::Corruption => return Ok(Err((*last, error))),
+            Err(error) => return Err(error),
+        },
+        None if counted => next.and_then(|next| super::counted::told(log, next)),
+        _ => None,
+    };
+    let scanner = |start| {
+        let mut scanner = engine.scanner(&archive.identity, timeline, start, Detail::Marks);
+        position.as_ref().map_or(Ok(()), |position| scanner.set_position(position))?;
+        Ok::<_, Error>(scanner)
+    };
     let Some(last) = last else {
         let start = next.ok_or_else(|| Error::failure(format!("timeline {timeline} holds no log to go on from")))?;
-        return Ok(Ok(scanner(ScanStart::LogFile(start))));
+        return Ok(Ok(scanner(ScanStart::LogFile(start))?));
     };
     let boundary = last.boundary;
     if boundary == last.range.end {
-        return Ok(Ok(scanner(ScanStart::Boundary(boundary))));
+        return Ok(Ok(scanner(ScanStart::Boundary(boundary))?));
     }
     // The record that crosses the end began at `boundary`, perhaps some segments before.
     let from = closed.iter().rposition(|s| s.range.contains(boundary)).unwrap_or(closed.len() - 1);
@@ -211,7 +231,7 @@ async fn lead(
         Some(segment) if segment.range.contains(boundary) => scanner(ScanStart::Boundary(boundary)),
         Some(segment) => scanner(ScanStart::LogFile(segment.range.start)),
         None => scanner(ScanStart::Boundary(boundary)),
-    };
+    }?;
     let mut marks = Vec::new();
     for segment in closed.get(from..).unwrap_or_default() {
         let bytes = match archive.raw(timeline, segment).await {

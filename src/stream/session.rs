@@ -61,6 +61,10 @@ pub enum Goal {
     Never,
     /// Something else must happen first.
     Wait,
+    /// To where the server's log ended when the stream began.
+    Present,
+    /// As [`Goal::Present`], and to where it has nothing more, if that comes soon.
+    Quiet,
     /// To this offset.
     Offset(Offset),
 }
@@ -169,12 +173,20 @@ impl Session<'_> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = tokio::time::Instant::now();
         // Since when nothing is missing but the server's word that this is all.
+        let mut caught_up = false;
         let mut parting: Option<(tokio::time::Instant, u64)> = None;
         loop {
             // Received is enough: what was received is made durable before `run` ends. And it
             // is all there may be: a server's log can end inside a record whose rest will
             // never come, and durable counts whole records.
-            let reached = matches!(*until.goal.borrow(), Goal::Offset(goal) if self.received >= goal);
+            let reached = match *until.goal.borrow() {
+                Goal::Never | Goal::Wait => false,
+                // The source's clock came with it: there is nothing to ask.
+                Goal::Present if caught_up => return Ok(End::Stopped),
+                Goal::Present => false,
+                Goal::Quiet => caught_up,
+                Goal::Offset(goal) => self.received >= goal,
+            };
             match parting {
                 _ if !reached => parting = None,
                 // Without it nobody knows up to when the log of an idle server is complete.
@@ -232,8 +244,11 @@ impl Session<'_> {
                             }
                             self.report(*progress.borrow(), Some(log_end));
                         }
-                        StreamEvent::Keepalive { log_end, time, reply_requested } => {
-                            permit.send(Input::Confirmed { log_end, time });
+                        StreamEvent::Keepalive { log_end, time, reply_requested, idle } => {
+                            permit.send(Input::Confirmed { log_end, time, idle });
+                            if idle && *until.goal.borrow() == Goal::Quiet && parting.is_some() {
+                                return Ok(End::Stopped);
+                            }
                             // The server's own questions are no answers.
                             self.answered += u64::from(!reply_requested);
                             let now = *progress.borrow();
@@ -241,6 +256,10 @@ impl Session<'_> {
                                 self.tell(now.durable, false).await?;
                             }
                             self.report(now, Some(log_end));
+                        }
+                        StreamEvent::CaughtUp { log_end, time } => {
+                            permit.send(Input::Confirmed { log_end, time, idle: true });
+                            caught_up = true;
                         }
                         StreamEvent::TimelineEnd { next, at } => return Ok(End::TimelineEnd { next, at }),
                         StreamEvent::Ended => return Ok(End::ServerEnded),

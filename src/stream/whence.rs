@@ -112,6 +112,7 @@ mod tests {
             version: "15".into(),
             timeline: TimelineId(timeline),
             log_end: Offset(1000),
+            position: None,
             standby: false,
         }
     }
@@ -164,7 +165,13 @@ mod tests {
     fn a_recorded_gap_is_not_asked_for_again() {
         let mut catalog = catalog(&[(1, 100, 250)]);
         let range = OffsetRange::new(Offset(250), Offset(700));
-        let gap = Gap { range, cause: "recycled".into(), found: crate::model::time::Timestamp(0), confirmed: None };
+        let gap = Gap {
+            range,
+            cause: "recycled".into(),
+            found: crate::model::time::Timestamp(0),
+            confirmed: None,
+            position: None,
+        };
         catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps.push(gap);
         let answer = whence(&catalog, &server(1), None).unwrap();
         assert_eq!(answer, Whence::Start(TimelineId(1), Offset(700)));
@@ -177,7 +184,13 @@ mod tests {
         let mut catalog = catalog(&[(1, 100, 250)]);
         for (start, end) in [(250, 700), (700, 900)] {
             let range = OffsetRange::new(Offset(start), Offset(end));
-            let gap = Gap { range, cause: "recycled".into(), found: crate::model::time::Timestamp(0), confirmed: None };
+            let gap = Gap {
+                range,
+                cause: "recycled".into(),
+                found: crate::model::time::Timestamp(0),
+                confirmed: None,
+                position: None,
+            };
             catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps.push(gap);
         }
         assert_eq!(whence(&catalog, &server(1), None).unwrap(), Whence::Start(TimelineId(1), Offset(900)));
@@ -190,7 +203,13 @@ mod tests {
         assert_eq!(whence(&catalog, &server(3), Some(&history)).unwrap(), Whence::Start(TimelineId(2), Offset(300)));
         let mut record = |end| {
             let range = OffsetRange::new(Offset(300), Offset(end));
-            let gap = Gap { range, cause: "recycled".into(), found: crate::model::time::Timestamp(0), confirmed: None };
+            let gap = Gap {
+                range,
+                cause: "recycled".into(),
+                found: crate::model::time::Timestamp(0),
+                confirmed: None,
+                position: None,
+            };
             catalog.timelines.entry(TimelineId(2)).or_default().gaps = vec![gap];
             whence(&catalog, &server(3), Some(&history)).unwrap()
         };

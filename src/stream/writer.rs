@@ -30,6 +30,7 @@ use crate::catalog::{Holder, SegmentInfo};
 use crate::error::{Error, Kind, Result};
 use crate::model::mark::Mark;
 use crate::model::offset::{Offset, OffsetRange};
+use crate::model::position::Position;
 use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
 use crate::segment::trailer::Trailer;
@@ -156,16 +157,25 @@ impl Writer {
         }
     }
 
-    /// Whether `bytes` more leave the open segment a tail that is not full.
+    /// Whether the open segment is a tail that does not end here, and that `bytes` more do not fill.
     fn has_room_in_tail(&self, bytes: u64) -> bool {
-        matches!(&self.open, Some((Open::Tail { tail, .. }, _))
-            if bytes < self.setup.limits.end_of(tail.start()).since(self.offset))
+        let limits = &self.setup.limits;
+        matches!(&self.open, Some((Open::Tail { tail, .. }, open))
+            if bytes < limits.end_of(tail.start()).since(self.offset)
+                && !(open.boundary == self.offset && limits.is_nearly_full(tail.start(), self.offset)))
     }
 
     fn take(&mut self, input: Input) -> Result<()> {
         match input {
             Input::Data { start, bytes, log_end, time } => self.data(start, &bytes, log_end, time),
-            Input::Confirmed { log_end, time } => self.confirm(log_end, time),
+            Input::Confirmed { log_end, time, idle } => {
+                if idle {
+                    // What was expected of it has come, or never will.
+                    self.log_end = log_end;
+                    self.close_direct()?;
+                }
+                self.confirm(log_end, time)
+            }
             Input::Tick => self.tick(),
             Input::Finish { .. } => Ok(()),
         }
@@ -218,9 +228,11 @@ impl Writer {
             if self.open.is_none() {
                 self.open_segment(log_end)?;
             }
-            let first = self.open.as_ref().map_or(self.offset, |(_, summary)| summary.range.start);
-            if self.offset >= self.setup.limits.end_of(first) {
-                // A tail from when segments might be longer.
+            let (first, boundary) =
+                self.open.as_ref().map_or((self.offset, self.offset), |(_, open)| (open.range.start, open.boundary));
+            let whole = boundary == self.offset && self.setup.limits.is_nearly_full(first, self.offset);
+            if whole || self.offset >= self.setup.limits.end_of(first) {
+                // Or a tail from when segments might be longer.
                 self.close(true)?;
                 continue;
             }
@@ -381,11 +393,17 @@ impl Writer {
         Ok(())
     }
 
+    /// Closes a segment that is only in memory.
+    fn close_direct(&mut self) -> Result<()> {
+        if matches!(self.open, Some((Open::Direct { .. }, _))) { self.close(false) } else { Ok(()) }
+    }
+
     fn finish(&mut self, seal: bool) -> Result<()> {
         self.sync_tail()?;
-        if seal || matches!(self.open, Some((Open::Direct { .. }, _))) {
+        if seal {
             self.close(false)?;
         }
+        self.close_direct()?;
         self.wait_for_uploads(0)
     }
 
@@ -393,7 +411,7 @@ impl Writer {
     /// where it had to.
     fn close(&mut self, full: bool) -> Result<()> {
         let Some((open, mut summary)) = self.open.take() else { return Ok(()) };
-        summary.position = self.setup.engine.position(summary.range.end);
+        summary.position = self.position(summary.range.end);
         summary.confirmed = self.confirmed;
         let made = match open {
             Open::Direct { writer, .. } => {
@@ -411,6 +429,11 @@ impl Writer {
             }
         };
         self.upload(made, summary, full)
+    }
+
+    /// Where the open segment ends, in the engine's words.
+    fn position(&self, end: Offset) -> Position {
+        self.setup.scanner.position().unwrap_or_else(|| self.setup.engine.position(end))
     }
 
     fn upload(&mut self, made: Made, summary: Summary, full: bool) -> Result<()> {

@@ -148,7 +148,7 @@ fn what_is_due_keeps_the_indexes_few_and_whole() {
     let total = (NARROW * MERGE * 2 + NARROW * 3 + 17) as u64;
     let all: Vec<SegmentInfo> = ordinary(1, total).into_iter().filter(|s| s.range.start.0 >> 24 != 700).collect();
     let lost = OffsetRange::new(Offset(700 << 24), Offset(701 << 24));
-    let gap = Gap { range: lost, cause: "recycled".into(), found: Timestamp(0), confirmed: None };
+    let gap = Gap { range: lost, cause: "recycled".into(), found: Timestamp(0), confirmed: None, position: None };
     let mut log = TimelineLog { gaps: vec![gap], ..TimelineLog::default() };
     let mut writes = 0;
     for segment in all {

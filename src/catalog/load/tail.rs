@@ -21,6 +21,7 @@ use crate::model::mark::Mark;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
+use crate::segment::cutter::NO_FILES;
 use crate::segment::read::{self, Expected};
 use crate::segment::trailer::{Finder, Trailer};
 use crate::store::Part;
@@ -211,7 +212,8 @@ impl Loader<'_> {
     /// Where to begin so that the first record that ends in the tail is read whole, and
     /// the segments to read before the tail.
     fn scan_start<'s>(&self, tail: Offset, segments: &'s [SegmentInfo]) -> (ScanStart, &'s [SegmentInfo]) {
-        let on_file = |at: Offset| at.floor_to(self.identity.log_file_bytes.max(1)) == at;
+        let file_bytes = self.identity.log_file_bytes.max(1);
+        let on_file = |at: Offset| file_bytes != NO_FILES && at.floor_to(file_bytes) == at;
         let Some(last) = segments.last().filter(|last| last.range.end == tail) else {
             return (if on_file(tail) { ScanStart::LogFile(tail) } else { ScanStart::Boundary(tail) }, &[]);
         };

@@ -152,6 +152,7 @@ async fn reads_footers_gaps_and_histories() {
         cause: "slot lost".into(),
         found: Timestamp(5),
         confirmed: None,
+        position: None,
     };
     let name = ObjectName::Gap { timeline: T1, range: gap.range, epoch: 2 };
     archive.put(&name, serde_json::to_vec(&gap).unwrap()).await;
@@ -559,7 +560,8 @@ async fn an_object_under_anothers_name_is_damaged() {
     let archive = Archive::new(MemoryStore::new()).await;
     archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
     let range = |start, end| OffsetRange::new(Offset(start), Offset(end));
-    let gap = Gap { range: range(74, 80), cause: "recycled".into(), found: Timestamp(1), confirmed: None };
+    let gap =
+        Gap { range: range(74, 80), cause: "recycled".into(), found: Timestamp(1), confirmed: None, position: None };
     let named = ObjectName::Gap { timeline: T1, range: range(74, 84), epoch: 1 };
     let mut names = vec![archive.put(&named, serde_json::to_vec(&gap).unwrap()).await];
     let id = |letters: &str| format!("20261120T000000Z-{letters}");

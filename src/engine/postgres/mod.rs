@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{
-    Detail, Engine, Finding, Locator, LogFiles, Recovery, ScanStart, Scanner, SlotStatus, Source, SourceOptions,
+    Axis, Detail, Engine, Finding, Locator, LogFiles, Recovery, ScanStart, Scanner, SlotStatus, Source, SourceOptions,
 };
 use crate::error::Result;
 use crate::model::cluster::Identity;
@@ -46,8 +46,16 @@ impl Engine for Postgres {
         locate::locator(target)
     }
 
+    fn axis(&self) -> Axis {
+        Axis::Server
+    }
+
     fn position(&self, offset: Offset) -> Position {
         Position(wal::name::format_lsn(offset))
+    }
+
+    fn reaches(&self, end: &Position, place: &Position) -> Result<bool> {
+        Ok(wal::name::parse_lsn(&end.0) >= wal::name::parse_lsn(&place.0))
     }
 
     fn parse_position(&self, text: &str) -> Result<Offset> {

@@ -143,6 +143,7 @@ impl Walsender {
             version: self.connection.parameter("server_version").unwrap_or_default().to_owned(),
             timeline,
             log_end,
+            position: None,
             standby,
         };
         self.identified = Some(state.clone());
@@ -317,7 +318,7 @@ impl Source for Walsender {
                             StreamEvent::Data { start, bytes, log_end, time }
                         }
                         FromServer::Keepalive { log_end, time, reply_requested } => {
-                            StreamEvent::Keepalive { log_end, time, reply_requested }
+                            StreamEvent::Keepalive { log_end, time, reply_requested, idle: false }
                         }
                     });
                 }

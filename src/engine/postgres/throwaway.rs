@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use super::connect::{Connection, Mode, connect};
 use super::conninfo::ConnInfo;
-use super::recover::{OsUser, Programs};
+use super::recover::Programs;
+use crate::engine::os_user::OsUser;
 use crate::error::{Error, Result};
 
 /// A server in a directory of its own, reachable through a socket in it.
@@ -23,7 +24,7 @@ impl Throwaway {
     /// When PostgreSQL's programs are missing, or what they said when they failed.
     pub fn start(root: &Path, bin_dir: Option<&Path>) -> Result<Self> {
         let programs = Programs::find_version(bin_dir, None)?;
-        let user = OsUser::named(None)?;
+        let user = OsUser::named(None, "postgres")?;
         user.own(root)?;
         let server = Self { programs, user, root: root.to_owned() };
         let data = server.data();

@@ -329,8 +329,13 @@ fn missing_log_is_named_by_the_timeline_that_would_hold_it() {
     world.timeline(1, &[], shared.clone(), &[84, 104, 124], &[1, 2]);
     world.timeline(2, &[(1, 124)], [shared, promoted.to_vec()].concat(), &[140, 150], &[0]);
     world.base(1, 64, 74, 10);
-    let older =
-        Gap { range: OffsetRange::new(Offset(10), Offset(20)), cause: "older".into(), found: NOW, confirmed: None };
+    let older = Gap {
+        range: OffsetRange::new(Offset(10), Offset(20)),
+        cause: "older".into(),
+        found: NOW,
+        confirmed: None,
+        position: None,
+    };
     world.catalog.timelines.get_mut(&TimelineId(1)).unwrap().gaps.insert(0, older);
     assert_eq!(
         refusal(&world, &target(Point::Latest)).1,

@@ -7,24 +7,26 @@ use std::sync::Mutex;
 use super::*;
 use crate::base::chunk::{BLOCK_BYTES, CHUNK_BYTES};
 use crate::base::manifest::Manifest;
-use crate::engine::{BaseEvent, EntryMeta};
+use crate::engine::{BaseEnd, BaseEvent, EntryMeta};
 use crate::error::Kind;
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
 use crate::store::memory::MemoryStore;
 use crate::stream::backup::tests::{layout, meta, noise, take_events};
 
+/// The file whose bytes come.
+const FILE: u32 = 0;
+
 /// A small cluster: two tables, one in a tablespace, and what a server needs.
 fn cluster(table: &[u8], other: &[u8], tablespace: &Path) -> VecDeque<BaseEvent> {
     let dir = |path: &str| BaseEvent::Directory(EntryMeta { mode: 0o700, ..meta(path) });
     let file = |events: &mut VecDeque<BaseEvent>, path: &str, bytes: &[u8]| {
-        events.push_back(BaseEvent::File(meta(path), bytes.len() as u64));
-        events.extend(bytes.chunks(100_000).map(|b| BaseEvent::Data(Bytes::copy_from_slice(b))));
-        events.push_back(BaseEvent::FileEnd);
+        events.push_back(BaseEvent::File { file: FILE, meta: meta(path), size: Some(bytes.len() as u64) });
+        events.extend(bytes.chunks(100_000).map(|b| BaseEvent::Data { file: FILE, bytes: Bytes::copy_from_slice(b) }));
+        events.push_back(BaseEvent::FileEnd { file: FILE });
     };
     let mut events = VecDeque::from([BaseEvent::Start {
-        timeline: TimelineId(1),
-        start: Offset(40),
+        start: Some((TimelineId(1), Offset(40))),
         estimated_bytes: None,
         tablespaces: vec![("pg_tblspc/16400".into(), tablespace.to_str().unwrap().into())],
     }]);
@@ -36,7 +38,7 @@ fn cluster(table: &[u8], other: &[u8], tablespace: &Path) -> VecDeque<BaseEvent>
     file(&mut events, "base/empty", b"");
     file(&mut events, "global/pg_control", &[3; 8192]);
     events.push_back(BaseEvent::Symlink(meta("link"), "PG_VERSION".into()));
-    events.push_back(BaseEvent::End { end: Offset(80), time: None });
+    events.push_back(BaseEvent::End { end: BaseEnd::Offset(Offset(80)), time: None });
     events
 }
 

@@ -17,6 +17,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Handle;
@@ -28,11 +29,13 @@ use crate::base::chunk::{CHUNK_BYTES, ChunkHash};
 use crate::base::load::Base;
 use crate::base::manifest::{FORMAT_VERSION, File, FileKind, Manifest, Object, Tablespace};
 use crate::base::pack::PACK_BYTES;
+use crate::base::table::{ChunkRecord, Table};
 use crate::catalog::layout::{Layout, ObjectName};
-use crate::engine::{BaseEvent, BaseStream, EntryMeta};
+use crate::engine::{BaseEnd, BaseEvent, BaseStream, EntryMeta};
 use crate::error::{Error, Result};
 use crate::model::cluster::Identity;
 use crate::model::offset::Offset;
+use crate::model::position::Position;
 use crate::model::time::{Clock, Timestamp};
 use crate::model::timeline::TimelineId;
 use crate::store::{Created, Store};
@@ -60,11 +63,24 @@ pub struct Backup<'a> {
     pub identity: &'a Identity,
     /// The label the server was given.
     pub label: &'a str,
+    /// Finds a position in the archive's log: where a base is consistent that only tells it
+    /// in the engine's words.
+    pub find: &'a dyn Find,
     /// Tells when it began and ended.
     pub clock: &'a dyn Clock,
     /// Told after each chunk how many bytes of how many (as the server guessed) have
     /// come.
     pub progress: &'a (dyn Fn(u64, Option<u64>) + Send + Sync),
+}
+
+/// Finds positions in the archive's log.
+#[async_trait]
+pub trait Find: Send + Sync {
+    /// The offset behind the last transaction before `position`, once the archive holds it.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Partial`] when it does not in time.
+    async fn find(&self, position: &Position) -> Result<(TimelineId, Offset)>;
 }
 
 impl Backup<'_> {
@@ -141,67 +157,74 @@ impl Backup<'_> {
     ) -> Result<Option<Received>> {
         let mut received = Received::default();
         let mut ended = false;
-        let mut before = 0..0;
-        let mut raw: Option<Vec<u8>> = None;
-        let mut left = 0;
+        let mut open: HashMap<u32, OpenFile> = HashMap::new();
         while let Some(event) = stream.next().await? {
             match event {
-                BaseEvent::Start { timeline, start, estimated_bytes, tablespaces } => {
-                    received.begun = Some((timeline, start));
+                BaseEvent::Start { start, estimated_bytes, tablespaces } => {
+                    received.begun = start;
                     received.estimated_bytes = estimated_bytes;
                     received.tablespaces =
                         tablespaces.into_iter().map(|(link, target)| Tablespace { link, target }).collect();
                 }
                 BaseEvent::Directory(meta) => received.files.push(file(meta, FileKind::Dir)),
                 BaseEvent::Symlink(meta, target) => received.files.push(file(meta, FileKind::Symlink { target })),
-                BaseEvent::File(meta, size) => {
-                    before = places.get(&meta.path).cloned().unwrap_or(0..0);
-                    left = size;
-                    received.files.push(file(meta, FileKind::File { size, first_chunk: received.chunks }));
+                BaseEvent::File { file: id, meta, size } => {
+                    let before = places.get(&meta.path).cloned().unwrap_or(0..0);
+                    let index = received.files.len();
+                    received.files.push(file(meta, FileKind::File { size: 0, first_chunk: 0 }));
                     received.file_count += 1;
-                    received.bytes += size;
+                    open.insert(id, OpenFile { index, announced: size, size: 0, before, raw: None });
                 }
-                BaseEvent::Data(mut bytes) => {
-                    left = left.checked_sub(bytes.len() as u64).ok_or_else(|| received.unequal("more"))?;
+                BaseEvent::Data { file, mut bytes } => {
+                    let Some(now) = open.get(&file) else { return Err(unopened()) };
+                    if now.announced.is_some_and(|announced| announced - now.size < bytes.len() as u64) {
+                        return Err(received.unequal(now.index, "more"));
+                    }
+                    let filling = open.values().filter(|file| file.raw.is_some()).count();
+                    let Some(now) = open.get_mut(&file) else { return Err(unopened()) };
+                    now.size += bytes.len() as u64;
                     while !bytes.is_empty() {
-                        let mut buffer = match raw.take() {
+                        let mut buffer = match now.raw.take() {
                             Some(buffer) => buffer,
-                            None => match buffers.recv().await {
-                                Some(mut buffer) => {
-                                    buffer.clear();
-                                    buffer.reserve_exact(CHUNK_BYTES);
-                                    buffer
-                                }
+                            None => match empty(&mut buffers, filling).await {
+                                Some(buffer) => buffer,
                                 None => return Ok(None),
                             },
                         };
                         let take = bytes.len().min(CHUNK_BYTES - buffer.len());
                         buffer.extend_from_slice(&bytes.split_to(take));
                         if buffer.len() < CHUNK_BYTES {
-                            raw = Some(buffer);
-                        } else if !self.send(&mut received, &mut before, &jobs, buffer).await? {
+                            now.raw = Some(buffer);
+                        } else if !self.send(&mut received, now, &jobs, buffer).await? {
                             return Ok(None);
                         }
                     }
                 }
-                BaseEvent::FileEnd => {
-                    if left != 0 {
-                        return Err(received.unequal("fewer"));
+                BaseEvent::FileEnd { file } => {
+                    let Some(mut now) = open.remove(&file) else { return Err(unopened()) };
+                    if now.announced.is_some_and(|announced| announced != now.size) {
+                        return Err(received.unequal(now.index, "fewer"));
                     }
-                    if let Some(buffer) = raw.take()
-                        && !self.send(&mut received, &mut before, &jobs, buffer).await?
+                    if let Some(buffer) = now.raw.take()
+                        && !self.send(&mut received, &mut now, &jobs, buffer).await?
                     {
                         return Ok(None);
                     }
+                    received.bytes += now.size;
+                    if let Some(FileKind::File { size, .. }) =
+                        received.files.get_mut(now.index).map(|file| &mut file.kind)
+                    {
+                        *size = now.size;
+                    }
                 }
                 BaseEvent::End { end, time } => {
-                    received.end = end;
+                    received.end = Some(end);
                     received.ended = Some(time.unwrap_or_else(|| self.clock.now()));
                     ended = true;
                 }
             }
         }
-        if !ended {
+        if !ended || !open.is_empty() {
             return Err(Error::failure("the base backup's stream stopped before its end"));
         }
         Ok(jobs.send(Job::Finish).await.is_ok().then_some(received))
@@ -211,17 +234,16 @@ impl Backup<'_> {
     async fn send(
         &self,
         received: &mut Received,
-        before: &mut std::ops::Range<usize>,
+        file: &mut OpenFile,
         jobs: &mpsc::Sender<Job>,
         raw: Vec<u8>,
     ) -> Result<bool> {
-        received.chunks = received
+        received
             .chunks
-            .checked_add(1)
-            .ok_or_else(|| Error::failure("the database has more than 4 PiB, which one base cannot hold"))?;
+            .push(u32::try_from(file.index).map_err(|_| Error::failure("the database has more than 4 billion files"))?);
         received.done += raw.len() as u64;
         (self.progress)(received.done, received.estimated_bytes);
-        Ok(jobs.send(Job::Chunk { raw, before: before.next() }).await.is_ok())
+        Ok(jobs.send(Job::Chunk { raw, before: file.before.next() }).await.is_ok())
     }
 
     /// Puts packs into the store while the next ones are filled.
@@ -253,7 +275,7 @@ impl Backup<'_> {
         Ok(())
     }
 
-    async fn publish(&self, began: Timestamp, received: Received, packed: Packed) -> Result<Manifest> {
+    async fn publish(&self, began: Timestamp, mut received: Received, packed: Packed) -> Result<Manifest> {
         // `expire` may have run meanwhile and not known that we build upon them.
         // Owned packs: a closure that borrows them makes the future unfit for `spawn`.
         let mut heads = stream::iter(packed.older.clone())
@@ -265,10 +287,27 @@ impl Backup<'_> {
                     .hint("did `pitr expire` run at the same time? take the backup again"));
             }
         }
-        let (timeline, start) =
-            received.begun.ok_or_else(|| Error::failure("the base backup's stream never said where it begins"))?;
+        let (timeline, start, end) = match (received.begun, received.end.take()) {
+            (Some((timeline, start)), Some(BaseEnd::Offset(end))) => (timeline, start, end),
+            (_, Some(BaseEnd::Position(position))) => {
+                let (timeline, at) = self.find.find(&position).await?;
+                (timeline, at, at)
+            }
+            (_, Some(BaseEnd::Between { start, end })) => {
+                let (timeline, from) = self.find.find(&start).await?;
+                let (end_timeline, to) = self.find.find(&end).await?;
+                if end_timeline != timeline {
+                    return Err(Error::failure(format!(
+                        "the base backup began on timeline {timeline} and ended on timeline {end_timeline}"
+                    ))
+                    .hint("the archive's source changed meanwhile: take the backup again"));
+                }
+                (timeline, from, to)
+            }
+            _ => return Err(Error::failure("the base backup's stream never said where it begins and ends")),
+        };
         let id = new_id(began);
-        let table = Bytes::from(packed.table.encode());
+        let table = Bytes::from(received.in_order_of_files(packed.table)?.encode());
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
             id: id.clone(),
@@ -279,7 +318,7 @@ impl Backup<'_> {
             label: self.label.to_owned(),
             timeline,
             start,
-            end: received.end,
+            end,
             began,
             ended: received.ended.unwrap_or(began),
             bytes: received.bytes,
@@ -305,22 +344,75 @@ impl Backup<'_> {
 struct Received {
     /// Timeline and start, once the stream has begun.
     begun: Option<(TimelineId, Offset)>,
-    end: Offset,
+    end: Option<BaseEnd>,
     ended: Option<Timestamp>,
     estimated_bytes: Option<u64>,
     tablespaces: Vec<Tablespace>,
     files: Vec<File>,
     file_count: u64,
     bytes: u64,
-    chunks: u32,
+    /// Of each chunk, in the order of their coming, the file.
+    chunks: Vec<u32>,
     done: u64,
 }
 
+/// A file whose bytes are coming.
+struct OpenFile {
+    /// Its place among the files.
+    index: usize,
+    announced: Option<u64>,
+    /// Bytes that have come.
+    size: u64,
+    /// What the base before has at the place of the chunks to come.
+    before: std::ops::Range<usize>,
+    /// The chunk being filled.
+    raw: Option<Vec<u8>>,
+}
+
 impl Received {
-    fn unequal(&self, how: &str) -> Error {
-        let path = self.files.last().map_or("", |f| f.path.as_str());
+    fn unequal(&self, index: usize, how: &str) -> Error {
+        let path = self.files.get(index).map_or("", |f| f.path.as_str());
         Error::failure(format!("{path} came with {how} bytes than the stream announced"))
     }
+
+    /// Brings the chunks into the order of the files, which may have come side by side, and
+    /// tells each file where its own begin.
+    fn in_order_of_files(&mut self, table: Table) -> Result<Table> {
+        let mut order: Vec<(u32, ChunkRecord)> = self.chunks.iter().copied().zip(table.chunks).collect();
+        // Stable: the chunks of one file came in order.
+        order.sort_by_key(|(file, _)| *file);
+        let mut next = 0;
+        for (index, file) in self.files.iter_mut().enumerate() {
+            if let FileKind::File { first_chunk, .. } = &mut file.kind {
+                *first_chunk = u32::try_from(next)
+                    .map_err(|_| Error::failure("the database has more than 4 PiB, which one base cannot hold"))?;
+                next +=
+                    order.get(next..).unwrap_or_default().iter().take_while(|(of, _)| *of as usize == index).count();
+            }
+        }
+        Ok(Table { chunks: order.into_iter().map(|(_, chunk)| chunk).collect() })
+    }
+}
+
+fn unopened() -> Error {
+    Error::failure("the base backup's stream gave bytes of no file")
+}
+
+/// A buffer for a chunk. Each of several files that come side by side holds one; where they
+/// hold all there are, there is one more.
+async fn empty(buffers: &mut mpsc::UnboundedReceiver<Vec<u8>>, held: usize) -> Option<Vec<u8>> {
+    let mut buffer = if held + 1 < CHUNK_BUFFERS {
+        buffers.recv().await?
+    } else {
+        match buffers.try_recv() {
+            Ok(buffer) => buffer,
+            Err(mpsc::error::TryRecvError::Empty) => Vec::new(),
+            Err(mpsc::error::TryRecvError::Disconnected) => return None,
+        }
+    };
+    buffer.clear();
+    buffer.reserve_exact(CHUNK_BYTES);
+    Some(buffer)
 }
 
 fn file(meta: EntryMeta, kind: FileKind) -> File {

@@ -13,6 +13,9 @@ use crate::error::Kind;
 use crate::store::Part;
 use crate::store::memory::{Fault, MemoryStore};
 
+/// The file whose bytes come.
+const FILE: u32 = 0;
+
 struct At(i64);
 
 impl Clock for At {
@@ -37,25 +40,34 @@ impl BaseStream for Said {
     }
 }
 
+/// Nothing here ends at a position that has to be looked for.
+struct Nowhere;
+
+#[async_trait]
+impl Find for Nowhere {
+    async fn find(&self, position: &Position) -> Result<(TimelineId, Offset)> {
+        Err(Error::failure(format!("{position} is not looked for here")))
+    }
+}
+
 pub(crate) fn meta(path: &str) -> EntryMeta {
     EntryMeta { path: path.into(), mode: 0o600, mtime: 77 }
 }
 
 pub(crate) fn events(files: &[(&str, &[u8])]) -> VecDeque<BaseEvent> {
     let mut events = VecDeque::from([BaseEvent::Start {
-        timeline: TimelineId(1),
-        start: Offset(0x200_0028),
+        start: Some((TimelineId(1), Offset(0x200_0028))),
         estimated_bytes: Some(1 << 20),
         tablespaces: Vec::new(),
     }]);
     events.push_back(BaseEvent::Directory(meta("base")));
     for (path, bytes) in files {
-        events.push_back(BaseEvent::File(meta(path), bytes.len() as u64));
+        events.push_back(BaseEvent::File { file: FILE, meta: meta(path), size: Some(bytes.len() as u64) });
         // Pieces as the server sends them, which fit neither blocks nor chunks.
-        events.extend(bytes.chunks(130_000).map(|b| BaseEvent::Data(Bytes::copy_from_slice(b))));
-        events.push_back(BaseEvent::FileEnd);
+        events.extend(bytes.chunks(130_000).map(|b| BaseEvent::Data { file: FILE, bytes: Bytes::copy_from_slice(b) }));
+        events.push_back(BaseEvent::FileEnd { file: FILE });
     }
-    events.push_back(BaseEvent::End { end: Offset(0x200_0100), time: None });
+    events.push_back(BaseEvent::End { end: BaseEnd::Offset(Offset(0x200_0100)), time: None });
     events
 }
 
@@ -86,6 +98,7 @@ pub(crate) async fn take_events(
     };
     let done = AtomicU64::new(0);
     let backup = Backup {
+        find: &Nowhere,
         store: store.clone(),
         layout: &layout(),
         identity: &identity(),

@@ -40,6 +40,14 @@ impl Engine for Toy {
         Position(offset.to_string())
     }
 
+    fn axis(&self) -> Axis {
+        Axis::Server
+    }
+
+    fn reaches(&self, _end: &Position, _place: &Position) -> Result<bool> {
+        Ok(true)
+    }
+
     fn parse_position(&self, _: &str) -> Result<Offset> {
         unimplemented!()
     }

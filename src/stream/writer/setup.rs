@@ -36,6 +36,8 @@ pub enum Input {
         log_end: Offset,
         /// The server's clock.
         time: Timestamp,
+        /// Whether that was all its log.
+        idle: bool,
     },
     /// Time passed: close what is overdue.
     Tick,

@@ -667,7 +667,7 @@ async fn the_log_is_complete_only_when_all_the_server_has_is_here() {
         let session = Session::begin(Setup { confirms, ..setup });
         session.send_part(at, at + 10, log_end).await;
         // What a keepalive says was sent, not what there is.
-        session.queue.send(Input::Confirmed { log_end: end, time }).await.unwrap();
+        session.queue.send(Input::Confirmed { log_end: end, time, idle: false }).await.unwrap();
         session.finish(true).await.0.unwrap();
         confirmed.push(place.confirmed(at, at + 10, epoch).await);
     }
@@ -683,14 +683,14 @@ async fn behind_a_full_segment_the_log_is_said_to_be_complete_in_a_tail_without_
         let mut session = Session::begin(place.setup(0).await);
         session.send_part(0, 50, 60).await;
         session.durable(50).await;
-        session.queue.send(Input::Confirmed { log_end: Offset(50), time: Timestamp(77) }).await.unwrap();
+        session.queue.send(Input::Confirmed { log_end: Offset(50), time: Timestamp(77), idle: false }).await.unwrap();
         session.taken().await;
         assert_eq!(place.tail(50, 1), None, "the server has more");
         let (result, durable) = session.finish(false).await;
         assert_eq!((result.unwrap(), durable), ((), Offset(50)));
 
         let session = Session::begin(place.setup(50).await);
-        session.queue.send(Input::Confirmed { log_end: Offset(50), time: Timestamp(77) }).await.unwrap();
+        session.queue.send(Input::Confirmed { log_end: Offset(50), time: Timestamp(77), idle: false }).await.unwrap();
         let (result, _) = session.finish(seal).await;
         result.unwrap();
         assert_eq!(place.segments(), [range(0, 50)]);

@@ -5,6 +5,7 @@
 //! the test panics; times come from the server, never from this process's clock.
 
 pub mod load;
+pub mod mysql;
 pub mod oracle;
 pub mod pitr;
 pub mod programs;

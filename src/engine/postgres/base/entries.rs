@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::lz4_frame::FrameReader;
 use super::server_manifest::{self, Received};
 use super::tar::{TarEvent, TarReader};
-use crate::engine::{BaseEvent, EntryMeta};
+use crate::engine::{BaseEnd, BaseEvent, EntryMeta};
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
@@ -20,6 +20,9 @@ pub const MANIFEST_FILE: &str = "backup_manifest";
 
 /// Largest manifest that is taken: about seven million files.
 const MANIFEST_BYTES_MAX: usize = 1 << 30;
+
+/// Files come one after the other, so that any number names the one that is open.
+const FILE: u32 = 0;
 
 /// A tablespace of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +161,7 @@ impl Entries {
                 if let Some(open) = &mut self.open {
                     open.crc.update(&bytes);
                 }
-                events.push_back(BaseEvent::Data(bytes));
+                events.push_back(BaseEvent::Data { file: FILE, bytes });
             }
             TarEvent::FileEnd => {
                 if let Some(open) = self.open.take() {
@@ -166,14 +169,14 @@ impl Entries {
                     let crc = open.crc.finalize() as u32;
                     self.received.insert(open.path, Received { size: open.size, crc });
                 }
-                events.push_back(BaseEvent::FileEnd);
+                events.push_back(BaseEvent::FileEnd { file: FILE });
             }
             TarEvent::File(meta, size) => {
                 let meta = self.name(prefix, meta)?;
                 self.like.get_or_insert_with(|| meta.clone());
                 let crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
                 self.open = Some(Open { path: meta.path.clone(), size, crc });
-                events.push_back(BaseEvent::File(meta, size));
+                events.push_back(BaseEvent::File { file: FILE, meta, size: Some(size) });
             }
             TarEvent::Directory(meta) => {
                 let meta = self.name(prefix, meta)?;
@@ -235,10 +238,10 @@ impl Entries {
             mode: like.as_ref().map_or(0o600, |m| m.mode),
             mtime: like.map_or(0, |m| m.mtime),
         };
-        events.push_back(BaseEvent::File(meta, manifest.len() as u64));
-        events.push_back(BaseEvent::Data(manifest));
-        events.push_back(BaseEvent::FileEnd);
-        events.push_back(BaseEvent::End { end, time: None });
+        events.push_back(BaseEvent::File { file: FILE, meta, size: Some(manifest.len() as u64) });
+        events.push_back(BaseEvent::Data { file: FILE, bytes: manifest });
+        events.push_back(BaseEvent::FileEnd { file: FILE });
+        events.push_back(BaseEvent::End { end: BaseEnd::Offset(end), time: None });
         Ok(())
     }
 }
@@ -275,12 +278,12 @@ mod tests {
         let names: Vec<&str> = events
             .iter()
             .filter_map(|event| match event {
-                BaseEvent::File(meta, _) | BaseEvent::Symlink(meta, _) => Some(meta.path.as_str()),
+                BaseEvent::File { meta, .. } | BaseEvent::Symlink(meta, _) => Some(meta.path.as_str()),
                 _ => None,
             })
             .collect();
         assert_eq!(names, ["pg_tblspc/16400/PG_15/1", "backup_label", "PG_VERSION", "backup_manifest"]);
-        assert_eq!(events.back(), Some(&BaseEvent::End { end: END, time: None }));
+        assert_eq!(events.back(), Some(&BaseEvent::End { end: BaseEnd::Offset(END), time: None }));
     }
 
     #[test]

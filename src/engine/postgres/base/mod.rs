@@ -164,8 +164,7 @@ impl Backup {
     fn begin(&mut self, timeline: TimelineId, start: Offset, tablespaces: &[Tablespace]) -> Result<()> {
         let rows: Vec<TablespaceRow> = tablespaces.iter().filter_map(|t| t.row.clone()).collect();
         self.events.push_back(BaseEvent::Start {
-            timeline,
-            start,
+            start: Some((timeline, start)),
             estimated_bytes: tablespaces.iter().map(|t| t.kilobytes?.checked_mul(1024)).sum(),
             tablespaces: rows.iter().map(|t| (t.link.clone(), t.location.clone())).collect(),
         });
@@ -313,7 +312,7 @@ mod tests {
 
     #[test]
     fn speaks_the_words_of_each_version() {
-        let options = BaseOptions { label: "it's".into(), fast_checkpoint: true };
+        let options = BaseOptions { label: "it's".into(), fast_checkpoint: true, method: crate::engine::Method::Auto };
         assert_eq!(
             command(&options, 140_009, false).unwrap(),
             "BASE_BACKUP LABEL 'it''s' PROGRESS FAST NOWAIT MANIFEST 'yes' MANIFEST_CHECKSUMS 'CRC32C'"
@@ -332,7 +331,11 @@ mod tests {
 
     #[test]
     fn refuses_a_label_that_would_forge_lines() {
-        let options = BaseOptions { label: "x\nSTART TIMELINE: 9".into(), fast_checkpoint: false };
+        let options = BaseOptions {
+            label: "x\nSTART TIMELINE: 9".into(),
+            fast_checkpoint: false,
+            method: crate::engine::Method::Auto,
+        };
         assert_eq!(command(&options, 150_000, true).unwrap_err().kind(), Kind::Config);
     }
 

@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::Target;
 use super::receive::Receive;
-use super::stream::Stream;
 use crate::engine::postgres::wire::frame::Phase;
 use crate::engine::postgres::wire::{Backend, Report, startup};
+use crate::engine::stream::Stream;
 use crate::error::{Error, Kind, Result};
 
 /// Notices kept for [`Connection::take_notices`]; older ones go first. A base backup

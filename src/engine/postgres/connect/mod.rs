@@ -20,15 +20,13 @@ use super::wire::auth::{Authentication, Authenticator, Rules};
 use super::wire::{Backend, startup};
 use crate::error::{Error, Kind, Result};
 
-mod certificate;
+mod binding;
 mod connection;
 mod receive;
-mod stream;
 mod tls;
-mod version1;
 
+use crate::engine::stream::Stream;
 pub use connection::{Connection, ResultSet};
-use stream::Stream;
 
 /// How long one address may take when nobody says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -274,12 +272,8 @@ async fn encrypt(
     let connector = tokio_rustls::TlsConnector::from(config);
     match connector.connect(name, tcp).await {
         Ok(stream) => {
-            let hash = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|c| c.first())
-                .and_then(|c| certificate::binding_hash(c));
+            let hash =
+                stream.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| binding::binding_hash(c));
             Ok((Stream::Tls(Box::new(stream)), hash))
         }
         Err(error) => Err(Failure { error: tls::explain(endpoint, &error), try_other: !required }),

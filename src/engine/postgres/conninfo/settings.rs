@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{ConnInfo, Endpoint, Given, Host, Lookup, RootCert, SessionAttrs, SslMode, Tls, files, in_home, invalid};
+use crate::engine::os_user::own_name;
 use crate::engine::postgres::wire::auth::{Binding, RequireAuth};
 use crate::error::{Error, Result};
 
@@ -206,13 +207,7 @@ fn session_attrs(settings: &mut Settings<'_>) -> Result<SessionAttrs> {
 /// since `USER` keeps the old name under `runuser` and is unset under systemd.
 fn os_user(lookup: Lookup<'_>) -> Result<String> {
     let id = rustix::process::geteuid().as_raw().to_string();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let by_id = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == id).then(|| name.to_owned())
-    });
-    by_id.or_else(|| lookup("USER")).or_else(|| lookup("LOGNAME")).ok_or_else(|| {
+    own_name().or_else(|| lookup("USER")).or_else(|| lookup("LOGNAME")).ok_or_else(|| {
         Error::config(format!("no role is given and user id {id} has no name to take for one"))
             .hint("put the role into the source URL: postgres://ROLE@HOST/")
     })

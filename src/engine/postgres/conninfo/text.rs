@@ -3,6 +3,7 @@
 //! Source: `conninfo_uri_parse_options` and `conninfo_parse` in `fe-connect.c`.
 
 use super::Given;
+use crate::engine::percent;
 use crate::error::{Error, Result};
 
 /// Splits any of the three forms. Errors never repeat the string: it may hold a
@@ -102,29 +103,7 @@ fn split_port(host: &str) -> Result<(&str, &str)> {
 }
 
 fn decode(text: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        if *first != b'%' {
-            bytes.push(*first);
-            rest = tail;
-            continue;
-        }
-        let digits = tail.split_at_checked(2).and_then(|(digits, after)| {
-            let high = char::from(*digits.first()?).to_digit(16)?;
-            let low = char::from(*digits.get(1)?).to_digit(16)?;
-            Some((u8::try_from(high * 16 + low).ok()?, after))
-        });
-        match digits {
-            Some((0, _)) => return Err(broken("%00 stands for a zero byte, which no part may hold")),
-            Some((byte, after)) => {
-                bytes.push(byte);
-                rest = after;
-            }
-            None => return Err(broken("`%` is not followed by two hexadecimal digits (write `%25` for `%` itself)")),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| broken("a %-encoded part is not UTF-8"))
+    percent::decode(text).map_err(broken)
 }
 
 /// `key = value key='quoted value with \' and \\'`

@@ -12,12 +12,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::files::PostgresLogFiles;
 use super::wal::name::format_lsn;
-use crate::engine::{LogFile, LogFiles, LogReader, Recovery, RecoveryJob, ReplayProgress, Running};
+use crate::engine::os_user::OsUser;
+use crate::engine::{LogFile, LogFiles, LogSource, Recovery, RecoveryJob, ReplayProgress, Running};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::Identity;
 use crate::model::offset::Offset;
@@ -27,7 +29,7 @@ mod programs;
 mod server;
 mod stage;
 
-pub use programs::{OsUser, Programs};
+pub use programs::Programs;
 use server::PrivateServer;
 use stage::Stage;
 
@@ -37,6 +39,11 @@ const PAGE: u64 = 8192;
 /// The longest page header (`SizeOfXLogLongPHD`).
 const PAGE_HEADER_MAX: u64 = 40;
 
+/// As whom the server of a job runs.
+fn os_user(job: &RecoveryJob) -> Result<OsUser> {
+    OsUser::named(job.os_user.as_deref(), "postgres")
+}
+
 /// Recovery of PostgreSQL.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PostgresRecovery;
@@ -45,7 +52,7 @@ pub struct PostgresRecovery;
 impl Recovery for PostgresRecovery {
     fn preflight(&self, job: &RecoveryJob) -> Result<()> {
         let programs = Programs::find(job)?;
-        let user = OsUser::resolve(job)?;
+        let user = os_user(job)?;
         let parent = job.dir.parent().unwrap_or(Path::new("/"));
         user.check_enters(parent, "give --to a directory that it can enter")?;
         user.check_enters(programs.dir(), "give --bin-dir a directory that it can enter")?;
@@ -78,11 +85,11 @@ impl Recovery for PostgresRecovery {
     async fn run(
         &self,
         job: &RecoveryJob,
-        log: Box<dyn LogReader>,
+        log: Arc<dyn LogSource>,
         progress: ReplayProgress<'_>,
     ) -> Result<Vec<PathBuf>> {
         let programs = Programs::find(job)?;
-        let user = OsUser::resolve(job)?;
+        let user = os_user(job)?;
         ready_directory(job)?;
         fs::create_dir_all(&job.scratch).map_err(|e| Error::io("create", &job.scratch, e))?;
         let stage = Stage::create(job)?;
@@ -90,7 +97,7 @@ impl Recovery for PostgresRecovery {
         user.own(&job.dir)?;
         user.own(&job.scratch)?;
         let server = PrivateServer::start(job, &programs, &user, &server::replay_settings(job, &control, &stage))?;
-        let fed = stage.feed(job, &user, log, progress);
+        let fed = stage.feed(job, &user, log.open(), progress);
         let server = server.replayed(fed).await?;
         progress(job.cut);
         server.stop().await?;
@@ -100,7 +107,7 @@ impl Recovery for PostgresRecovery {
     }
 
     fn lay_out(&self, job: &RecoveryJob, fetch_command: &str) -> Result<()> {
-        let user = OsUser::resolve(job)?;
+        let user = os_user(job)?;
         ready_directory(job)?;
         for history in &job.histories {
             if history.timeline == job.timeline {
@@ -137,7 +144,7 @@ impl Recovery for PostgresRecovery {
 
     async fn start(&self, job: &RecoveryJob, dir: &Path) -> Result<Running> {
         let programs = Programs::find(job)?;
-        let user = OsUser::resolve(job)?;
+        let user = os_user(job)?;
         server::start_and_leave(job, &programs, &user, dir).await
     }
 }

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::future::Future;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tokio::process::Child;
 
-use super::programs::{OsUser, Programs};
+use super::programs::Programs;
 use super::stage::Stage;
+use crate::engine::os_user::{OsUser, socket_directory};
 use crate::engine::postgres::connect::{Mode, connect};
 use crate::engine::postgres::conninfo::ConnInfo;
 use crate::engine::{RecoveryJob, Running};
@@ -224,25 +224,6 @@ impl Drop for PrivateServer {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.socket);
     }
-}
-
-/// A directory for the socket that only its owner may enter. Not beside the data: a
-/// socket's path may be no longer than about 100 bytes.
-fn socket_directory(user: &OsUser) -> Result<PathBuf> {
-    let mut builder = fs::DirBuilder::new();
-    builder.mode(0o700);
-    for _ in 0..100 {
-        let dir = std::env::temp_dir().join(format!("pitr-{:08x}", rand::random::<u32>()));
-        match builder.create(&dir) {
-            Ok(()) => {
-                user.own(&dir)?;
-                return Ok(dir);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::io("create", &dir, error)),
-        }
-    }
-    Err(Error::failure("no free name for a socket directory was found"))
 }
 
 /// Files that stand in for the restored ones: settings from nobody, access for the

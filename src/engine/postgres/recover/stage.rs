@@ -29,7 +29,7 @@ use std::time::Duration;
 use super::super::files::PostgresLogFiles;
 use super::super::wal::name::format_lsn;
 use super::super::wal::{NewTablespace, WalScanner};
-use super::programs::OsUser;
+use crate::engine::os_user::OsUser;
 use crate::engine::{Detail, LogFile, LogFiles, LogPiece, LogReader, RecoveryJob, ReplayProgress, ScanStart, Scanner};
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
@@ -442,6 +442,7 @@ pub(super) mod tests {
             .collect();
         let history = History { timeline: TimelineId(timeline), ancestors, native: "1\t0/500064\tx\n".into() };
         RecoveryJob {
+            exclude: Vec::new(),
             dir: scratch.join("data"),
             scratch: scratch.join("run"),
             identity,
@@ -542,7 +543,7 @@ pub(super) mod tests {
     async fn a_reader_that_fails_fails_every_request_and_one_that_ends_makes_none_wait() {
         let scratch = tempfile::tempdir().unwrap();
         let job = job(scratch.path(), 1, &[], 5 * FILE, 6 * FILE);
-        let (stage, user) = (Stage::create(&job).unwrap(), OsUser::resolve(&job).unwrap());
+        let (stage, user) = (Stage::create(&job).unwrap(), super::super::os_user(&job).unwrap());
         let fed = async |error| stage.feed(&job, &user, Box::new(Pieces(VecDeque::new(), error)), &|_| ()).await;
         let failed = fed(Some(Error::corruption("damaged"))).await;
         assert_eq!(failed.unwrap_err().kind(), crate::Kind::Corruption);
@@ -557,7 +558,7 @@ pub(super) mod tests {
     fn a_file_that_is_used_again_keeps_nothing_of_what_it_held() {
         let scratch = tempfile::tempdir().unwrap();
         let job = job(scratch.path(), 1, &[], 5 * FILE, 5 * FILE + 3);
-        let (stage, user) = (Stage::create(&job).unwrap(), OsUser::resolve(&job).unwrap());
+        let (stage, user) = (Stage::create(&job).unwrap(), super::super::os_user(&job).unwrap());
         let mut feeder = Feeder::new(&stage, &job, &user, &|_| ());
         let spent = scratch.path().join("spent");
         fs::write(&spent, vec![7; FILE as usize]).unwrap();

@@ -1,0 +1,16 @@
+//! The binlog as bytes: events, the transactions they make up, and pitr's notes between them.
+//! No socket and no I/O.
+
+pub mod event;
+pub(in crate::engine::mysql) mod fields;
+pub mod group;
+pub mod gtid_event;
+pub mod note;
+pub mod scanner;
+pub(in crate::engine::mysql) mod serialized;
+pub mod unpack;
+
+#[cfg(test)]
+pub(in crate::engine::mysql) mod fixtures;
+
+pub use scanner::BinlogScanner;

@@ -1,0 +1,164 @@
+//! Everything `pitr check` asks a live server, and the statements that let pitr in.
+
+use super::connect::Connection;
+use super::conninfo::{Endpoint, SslMode};
+use super::flavor::Flavor;
+use super::source::conninfo;
+use super::source::facts::Facts;
+use crate::engine::{Finding, Level, SourceOptions};
+use crate::error::{Error, Result};
+
+/// A clock that is further off than this is told.
+const CLOCK_MICROS_MAX: u64 = 2_000_000;
+
+/// Log is kept for less than this many seconds: a weekend without an archiver loses some.
+const KEPT_SECONDS_MIN: u64 = 3 * 86_400;
+
+fn finding(subject: &str, level: Level, message: impl Into<String>, cure: Option<String>) -> Finding {
+    Finding { subject: subject.to_owned(), level, message: message.into(), cure }
+}
+
+fn ok(subject: &str, message: impl Into<String>) -> Finding {
+    finding(subject, Level::Ok, message, None)
+}
+
+fn warning(subject: &str, message: impl Into<String>, cure: &str) -> Finding {
+    finding(subject, Level::Warning, message, Some(cure.to_owned()))
+}
+
+fn from_error(subject: &str, error: &Error) -> Finding {
+    finding(subject, Level::Critical, error.to_string(), error.advice().map(str::to_owned))
+}
+
+/// Inspects the server at `url`. A server that cannot be reached is a finding, not an error.
+///
+/// # Errors
+/// [`crate::Kind::Config`] when the URL itself is wrong.
+pub(super) async fn inspect(url: &str, options: &SourceOptions) -> Result<Vec<Finding>> {
+    let info = conninfo(url, options)?;
+    let mut findings = Vec::new();
+    for endpoint in &info.endpoints {
+        let weak = matches!(info.ssl_mode(endpoint), SslMode::Disabled | SslMode::Preferred | SslMode::Required);
+        if matches!(endpoint, Endpoint::Tcp { .. }) && !endpoint.is_local() && weak {
+            let message = format!("the TLS mode for {endpoint} does not check who the server is");
+            findings.push(warning("tls", message, "set ssl-mode=VERIFY_IDENTITY in the source URL"));
+        }
+    }
+    let mut connection = match Connection::connect(&info).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            findings.push(from_error("connection", &error));
+            return Ok(findings);
+        }
+    };
+    let (place, version, flavor) =
+        (connection.place().to_owned(), connection.version().to_owned(), connection.flavor());
+    findings.push(ok("connection", format!("{place} as {:?}, {flavor} {version}", info.user)));
+    match Facts::ask(&mut connection).await {
+        Ok(facts) => findings.extend(judge(&facts)),
+        Err(error) => {
+            findings.push(from_error("log", &error));
+            return Ok(findings);
+        }
+    }
+    findings.push(privileges(&mut connection, flavor).await);
+    findings.extend(settings(&mut connection).await);
+    connection.quit().await;
+    Ok(findings)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match facts.check() {
+        Err(error) => findings.push(from_error("log", &error)),
+        Ok(()) => {
+            let bytes: u64 = facts.logs.iter().map(|(_, bytes)| bytes).sum();
+            findings.push(ok(
+                "log",
+                format!("{} binlog files, {:.1} MiB", facts.logs.len(), bytes as f64 / f64::from(1 << 20)),
+            ));
+        }
+    }
+    if facts.has_gtids {
+        findings.push(ok("gtids", "transactions have GTIDs"));
+    } else {
+        let message = "gtid_mode is not ON: after a failover nothing tells where another server's log goes on";
+        findings.push(warning(
+            "gtids",
+            message,
+            "SET PERSIST gtid_mode in steps, see the manual's \"Enabling GTID Transactions Online\"",
+        ));
+    }
+    let off = facts.clock_ahead_micros.unsigned_abs();
+    if off > CLOCK_MICROS_MAX {
+        let message = format!("the server's clock and this machine's differ by {:.1} s", off as f64 / 1e6);
+        findings.push(warning("clock", message, "let both keep time with NTP: targets are in the server's time"));
+    } else {
+        findings.push(ok("clock", "the server's clock and this machine's agree"));
+    }
+    findings
+}
+
+async fn privileges(connection: &mut Connection, flavor: Flavor) -> Finding {
+    let held = connection.query_all("SHOW GRANTS FOR CURRENT_USER()").await.unwrap_or_default();
+    let held: String = held.into_iter().flatten().flatten().collect::<Vec<_>>().join("\n").to_uppercase();
+    let needed: &[&str] = match flavor {
+        Flavor::MySql => &["REPLICATION SLAVE", "REPLICATION CLIENT"],
+        Flavor::MariaDb => &["REPLICATION SLAVE", "BINLOG MONITOR"],
+    };
+    let has = |privilege: &&&str| held.contains("ALL PRIVILEGES ON *.*") || held.contains(**privilege);
+    let lacking: Vec<&str> = needed.iter().filter(|privilege| !has(privilege)).copied().collect();
+    if lacking.is_empty() {
+        return ok("privileges", format!("{} are there", needed.join(", ")));
+    }
+    let cure = format!("GRANT {} ON *.* TO pitr's user; `pitr grants` prints all", lacking.join(", "));
+    finding("privileges", Level::Critical, format!("{} is lacking", lacking.join(", ")), Some(cure))
+}
+
+/// Settings that decide what the log is worth.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+async fn settings(connection: &mut Connection) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut value = async |name: &str| {
+        let row = connection.query_row(&format!("SELECT @@GLOBAL.{name}")).await.unwrap_or_default();
+        row.into_iter().next().flatten().unwrap_or_default()
+    };
+    if value("sync_binlog").await != "1" {
+        let message = "sync_binlog is not 1: after a crash the server may lack transactions that the archive has";
+        findings.push(warning("durability", message, "set sync_binlog = 1; else such a crash begins a new timeline"));
+    }
+    let format = value("binlog_format").await;
+    if format != "ROW" {
+        let message = format!("binlog_format is {format}: statements may replay otherwise than they ran");
+        findings.push(warning("format", message, "set binlog_format = ROW"));
+    }
+    let expire = "binlog_expire_logs_seconds";
+    if let Ok(seconds) = value(expire).await.parse::<u64>()
+        && seconds != 0
+        && seconds < KEPT_SECONDS_MIN
+    {
+        let message = format!("the server removes its log after {:.1} hours, archived or not", seconds as f64 / 3600.0);
+        findings.push(warning("purge", message, &format!("set {expire} to {KEPT_SECONDS_MIN} or more")));
+    }
+    findings
+}
+
+/// SQL for both servers.
+#[must_use]
+pub(super) fn grants(user: &str) -> String {
+    let quoted = format!("'{}'@'%'", user.replace('\\', "\\\\").replace('\'', "\\'"));
+    format!(
+        "-- Run as an administrator. Put the address pitr comes from in the place of %, and a password of your own:\n\
+         CREATE USER {quoted} IDENTIFIED BY '...' REQUIRE SSL;\n\
+         -- MySQL: stream, and see where the log is\n\
+         GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {quoted};\n\
+         -- MySQL: base backups by CLONE, which needs its plugin: INSTALL PLUGIN clone SONAME 'mysql_clone.so'\n\
+         GRANT BACKUP_ADMIN, PROCESS ON *.* TO {quoted};\n\
+         GRANT SELECT ON performance_schema.log_status TO {quoted};\n\
+         -- MariaDB: stream, and see where the log is\n\
+         GRANT REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR ON *.* TO {quoted};\n\
+         -- MariaDB: base backups by mariadb-backup\n\
+         GRANT RELOAD, PROCESS, LOCK TABLES ON *.* TO {quoted};\n"
+    )
+}

@@ -1,0 +1,158 @@
+//! The planned log as a source hands it out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::engine::mysql::binlog::note::FileNote;
+use crate::engine::mysql::binlog::unpack::{Part, Unpacker};
+use crate::engine::mysql::flavor::Flavor;
+use crate::engine::mysql::gtid::{Gtid, GtidSet, MySqlSet};
+use crate::engine::mysql::serve::{Executed, Item, LogFeed, LogStream};
+use crate::engine::{LogReader, LogSource};
+use crate::error::{Error, Result};
+use crate::model::offset::Offset;
+
+/// Hands out the log of a plan, without what the replica has and without what is to be left out.
+pub(super) struct Feed {
+    flavor: Flavor,
+    log: Arc<dyn LogSource>,
+    exclude: Vec<Gtid>,
+    /// The transactions in the base.
+    base: GtidSet,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What has been handed out.
+struct Told {
+    /// Every transaction so far.
+    gtids: GtidSet,
+    /// Whether a replica has begun.
+    opened: bool,
+    /// Whether that is all.
+    ended: bool,
+    /// Where files begin in the log: name, position there, offset.
+    files: Vec<(String, u64, Offset)>,
+    /// The log could not be read.
+    failure: Option<Error>,
+}
+
+impl Feed {
+    pub(super) fn new(flavor: Flavor, log: Arc<dyn LogSource>, exclude: Vec<Gtid>, base: GtidSet) -> Self {
+        let told =
+            Told { gtids: GtidSet::empty(flavor), opened: false, ended: false, files: Vec::new(), failure: None };
+        Self { flavor, log, exclude, base, told: Arc::new(Mutex::new(told)) }
+    }
+
+    /// Every transaction there is to apply, once the last one has been handed out.
+    pub(super) fn all(&self) -> Option<GtidSet> {
+        let told = lock(&self.told);
+        told.ended.then(|| told.gtids.clone())
+    }
+
+    /// Why the log could not be read.
+    pub(super) fn failure(&self) -> Option<Error> {
+        lock(&self.told).failure.take()
+    }
+
+    /// About where in the log a place in a file lies.
+    pub(super) fn offset_of(&self, file: &str, position: u64) -> Option<Offset> {
+        let told = lock(&self.told);
+        let (_, start, offset) = told.files.iter().rfind(|(name, start, _)| name == file && *start <= position)?;
+        Some(Offset(offset.0 + (position - start)))
+    }
+}
+
+fn lock(told: &Mutex<Told>) -> std::sync::MutexGuard<'_, Told> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl LogFeed for Feed {
+    async fn open(&self, executed: &Executed) -> Result<Box<dyn LogStream>> {
+        let has = match executed {
+            Executed::GtidSet(bytes) => GtidSet::MySql(MySqlSet::decode(bytes)?),
+            Executed::GtidPosition(text) => GtidSet::parse(self.flavor, text)?,
+            Executed::Place { .. } if std::mem::replace(&mut lock(&self.told).opened, true) => {
+                // The place may lie within a transaction, of which the replica has a part.
+                let text = "the private server lost its connection to the log in the middle of the replay";
+                lock(&self.told).failure.get_or_insert(Error::failure(text).hint("restore again"));
+                return Err(Error::failure(text));
+            }
+            Executed::Place { .. } => self.base.clone(),
+        };
+        let (exclude, told) = (self.exclude.clone(), Arc::clone(&self.told));
+        let is_excluded: Excluded = Box::new(move |gtid, _, _| {
+            if has.contains(gtid) || exclude.contains(gtid) {
+                return true;
+            }
+            // The other flavour's GTIDs are in no log of this one.
+            let _ = lock(&told).gtids.add(gtid);
+            false
+        });
+        Ok(Box::new(Stream {
+            reader: self.log.open(),
+            unpacker: Unpacker::new(is_excluded),
+            items: std::collections::VecDeque::new(),
+            told: Arc::clone(&self.told),
+        }))
+    }
+}
+
+type Excluded = Box<dyn FnMut(&Gtid, &FileNote, u64) -> bool + Send>;
+
+struct Stream {
+    reader: Box<dyn LogReader>,
+    unpacker: Unpacker<Excluded>,
+    items: std::collections::VecDeque<Item>,
+    told: Arc<Mutex<Told>>,
+}
+
+#[async_trait]
+impl LogStream for Stream {
+    async fn next(&mut self) -> Result<Option<Item>> {
+        loop {
+            if let Some(item) = self.items.pop_front() {
+                return Ok(Some(item));
+            }
+            let piece = match self.reader.next().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => {
+                    lock(&self.told).ended = true;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    lock(&self.told).failure.get_or_insert(error);
+                    return Err(Error::failure(text));
+                }
+            };
+            let (items, told) = (&mut self.items, &self.told);
+            let base = piece.bytes.as_ptr() as usize;
+            let mut given = 0;
+            self.unpacker.feed(&piece.bytes, &mut |part| {
+                match part {
+                    Part::File { file, description } => {
+                        let at = Offset(piece.start.0 + given);
+                        lock(told).files.push((file.name.clone(), file.position, at));
+                        items.push_back(Item::File {
+                            name: file.name,
+                            format_description: description,
+                            position: file.position,
+                        });
+                    }
+                    Part::Log(bytes) => {
+                        // Mostly a part of the piece, which then need not be copied.
+                        let from = (bytes.as_ptr() as usize).wrapping_sub(base);
+                        let within = from.checked_add(bytes.len()).is_some_and(|end| end <= piece.bytes.len());
+                        given = if within { (from + bytes.len()) as u64 } else { given };
+                        let bytes = if within { piece.bytes.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) };
+                        items.push_back(Item::Log(bytes));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+}

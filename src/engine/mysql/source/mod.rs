@@ -1,0 +1,287 @@
+//! A source's log as a stream: who it is, where its log goes on, and what it is told.
+//!
+//! Where the server is the one that wrote the file in which the archive ends, and still has
+//! that file, the dump begins there, with the last transaction that the archive holds: it is
+//! compared, and so the log proves to be the same. Elsewhere GTIDs tell where to go on.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt as _;
+
+use super::base::Origin;
+use super::connect::packet::Unframer;
+use super::connect::{Connection, Reader, Writer};
+use super::conninfo::{ConnInfo, process_environment};
+use super::place::Place;
+use crate::engine::{BaseOptions, BaseStream, Kept, Source, SourceOptions, StreamEvent};
+use crate::error::{Error, Kind, Result};
+use crate::model::cluster::{Identity, ServerState};
+use crate::model::offset::Offset;
+use crate::model::position::{Position, Resume};
+use crate::model::time::{Clock as _, SystemClock, Timestamp};
+use crate::model::timeline::{History, TimelineId};
+use crate::segment::cutter::NO_FILES;
+
+pub mod dump;
+pub mod facts;
+pub mod intake;
+
+use dump::Start;
+use facts::Facts;
+use intake::{FilePlace, Intake, Taken};
+
+/// Bytes read from the connection at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// How long a source may take to begin its dump.
+const BEGIN_MAX: Duration = Duration::from_secs(60);
+
+/// By so much what a heartbeat says may be older than its arrival.
+const HEARTBEAT_DELAY_MICROS: i64 = 100_000;
+
+/// Connects to a source.
+pub(super) async fn connect(url: &str, options: &SourceOptions) -> Result<Box<dyn Source>> {
+    let connection = Connection::connect(&conninfo(url, options)?).await?;
+    Ok(Box::new(MySqlSource {
+        url: url.to_owned(),
+        options: options.clone(),
+        server_id: rand::random_range(1 << 30..u32::MAX),
+        uuid: random_uuid(),
+        connection: Some(connection),
+        stream: None,
+    }))
+}
+
+/// How to connect to `url`.
+pub(super) fn conninfo(url: &str, options: &SourceOptions) -> Result<ConnInfo> {
+    let mut info = ConnInfo::resolve(url, &process_environment)?;
+    if let Some(timeout) = options.connect_timeout {
+        info.connect_timeout = timeout;
+    }
+    Ok(info)
+}
+
+/// A version 4 UUID, which is no other server's and no other dump's.
+pub(super) fn random_uuid() -> String {
+    let mut bytes: [u8; 16] = rand::random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// One server, asked and listened to over one connection at a time.
+struct MySqlSource {
+    url: String,
+    options: SourceOptions,
+    /// The id under which it lists us.
+    server_id: u32,
+    uuid: String,
+    connection: Option<Connection>,
+    stream: Option<Stream>,
+}
+
+/// A dump that has begun.
+struct Stream {
+    reader: Reader,
+    writer: Writer,
+    unframer: Unframer,
+    buffer: BytesMut,
+    intake: Intake,
+    events: VecDeque<StreamEvent>,
+    /// Where the log ends, as far as that was known when the dump began.
+    expected_end: Offset,
+    /// By how much the source's clock is ahead of ours.
+    clock_ahead_micros: i64,
+    /// The source's clock before it was asked where its log ends.
+    begun: Timestamp,
+}
+
+impl MySqlSource {
+    /// A connection that runs no dump.
+    async fn connection(&mut self) -> Result<&mut Connection> {
+        if self.stream.take().is_some() || self.connection.is_none() {
+            self.connection = Some(Connection::connect(&conninfo(&self.url, &self.options)?).await?);
+        }
+        self.connection.as_mut().ok_or_else(|| Error::failure("there is no connection"))
+    }
+
+    async fn ask(&mut self) -> Result<Facts> {
+        Facts::ask(self.connection().await?).await
+    }
+}
+
+#[async_trait]
+impl Source for MySqlSource {
+    async fn identify(&mut self) -> Result<ServerState> {
+        let facts = self.ask().await?;
+        facts.check()?;
+        Ok(ServerState {
+            identity: Identity {
+                format_version: 1,
+                engine: "mysql".into(),
+                system: facts.flavor.to_string().to_ascii_lowercase(),
+                log_file_bytes: NO_FILES,
+                server_version: facts.version_number.0 * 100 + facts.version_number.1,
+            },
+            version: facts.version.clone(),
+            timeline: TimelineId(0),
+            log_end: Offset::ZERO,
+            position: facts.end().map(|(file, position)| Position(format!("{file}:{position}"))),
+            standby: false,
+        })
+    }
+
+    async fn prepare_slot(&mut self) -> Result<Option<Resume>> {
+        let facts = self.ask().await?;
+        let position = facts.oldest().map(|place| place.to_position());
+        Ok(position.map(|position| Resume { timeline: TimelineId(0), offset: Offset::ZERO, position }))
+    }
+
+    /// A binlog is kept for a time that the server is set to, and for nobody in particular.
+    async fn keep_log(self: Box<Self>) -> Result<Kept> {
+        Ok(Kept::by(()))
+    }
+
+    async fn stream(&mut self, from: &Resume) -> Result<()> {
+        let facts = self.ask().await?;
+        let place = Place::parse(&from.position, facts.flavor)?;
+        let start = facts.start(&place)?;
+        let backlog = facts.backlog(&place);
+        let goal = facts.end().map(|(file, position)| FilePlace { file, position });
+        let mut intake = Intake::new(facts.flavor, &facts.server, from.offset, place.clone(), goal);
+        if let (Start::File { position, .. }, Some(after)) = (&start, place.after)
+            && u64::from(*position) == after.position
+        {
+            intake.expect_proof(after);
+        }
+        if facts.semi_sync {
+            intake.expect_semi_sync();
+        }
+        let (server_id, uuid) = (self.server_id, self.uuid.clone());
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => return Err(Error::failure("there is no connection")),
+        };
+        for statement in dump::statements(facts.flavor, &start, &uuid, facts.semi_sync) {
+            connection.execute(&statement).await?;
+        }
+        connection.register(&dump::register(server_id, &self.options.application_name)).await?;
+        connection.command(&dump::command(&start, server_id)).await?;
+        let (reader, writer) = connection.into_parts();
+        let mut stream = Stream {
+            reader,
+            writer,
+            unframer: Unframer::new(1),
+            buffer: BytesMut::with_capacity(READ_BYTES),
+            intake,
+            events: VecDeque::new(),
+            expected_end: Offset(from.offset.0.saturating_add(backlog)),
+            clock_ahead_micros: facts.clock_ahead_micros,
+            begun: facts.asked,
+        };
+        let begun = tokio::time::timeout(BEGIN_MAX, async {
+            while !stream.intake.has_begun() {
+                stream.receive().await?;
+            }
+            Ok(())
+        });
+        begun.await.unwrap_or_else(|_| {
+            let text = format!("the source has not begun to send its log within {} seconds", BEGIN_MAX.as_secs());
+            Err(Error::new(Kind::DatabaseUnreachable, text))
+        })?;
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<StreamEvent> {
+        let stream = self.stream.as_mut().ok_or_else(|| Error::failure("there is no stream"))?;
+        loop {
+            if let Some(event) = stream.events.pop_front() {
+                return Ok(event);
+            }
+            stream.receive().await?;
+        }
+    }
+
+    async fn ack(&mut self, _received: Offset, durable: Offset, _request_reply: bool) -> Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        let Some(reached) = stream.intake.acknowledge(durable) else { return Ok(()) };
+        let mut packet = vec![0xef];
+        packet.extend_from_slice(&reached.position.to_le_bytes());
+        packet.extend_from_slice(reached.file.as_bytes());
+        stream.writer.write_packet(0, &packet).await
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        if let Some(stream) = self.stream.take() {
+            stream.writer.close().await;
+        }
+        Ok(())
+    }
+
+    async fn backlog(&mut self, end: &Position) -> Result<Option<u64>> {
+        let facts = self.ask().await?;
+        let place = Place::parse(end, facts.flavor)?;
+        Ok((place.server == facts.server).then(|| facts.backlog(&place)))
+    }
+
+    async fn history(&mut self, _timeline: TimelineId) -> Result<Option<History>> {
+        Ok(None)
+    }
+
+    async fn base_backup(mut self: Box<Self>, options: &BaseOptions) -> Result<Box<dyn BaseStream>> {
+        let facts = self.ask().await?;
+        let row = self.connection().await?.query_row("SELECT @@GLOBAL.datadir").await?;
+        let data_dir = row.into_iter().next().flatten().unwrap_or_default().into();
+        let info = conninfo(&self.url, &self.options)?;
+        super::base::begin(Origin { info, facts, data_dir }, options).await
+    }
+}
+
+impl Stream {
+    /// Reads what has come and takes it. Cancel safe: nothing is taken before it was read.
+    async fn receive(&mut self) -> Result<()> {
+        self.buffer.reserve(READ_BYTES);
+        let read = self.reader.read_buf(&mut self.buffer).await;
+        let read =
+            read.map_err(|e| Error::new(Kind::DatabaseUnreachable, "the source's connection broke").because(e))?;
+        if read == 0 {
+            return Err(Error::new(Kind::DatabaseUnreachable, "the source closed the connection"));
+        }
+        let now = SystemClock.now().saturating_add(self.clock_ahead_micros);
+        self.intake.set_now(now);
+        let mut input = self.buffer.as_ref();
+        while let Some(piece) = self.unframer.next(&mut input)? {
+            if self.intake.take(piece)? {
+                self.unframer.expect(1);
+            }
+        }
+        self.buffer.clear();
+        self.intake.flush();
+        while let Some(taken) = self.intake.pop() {
+            self.events.push_back(self.event(taken, now));
+        }
+        Ok(())
+    }
+
+    fn event(&self, taken: Taken, now: Timestamp) -> StreamEvent {
+        match taken {
+            Taken::Log { start, bytes } => {
+                // Only a heartbeat tells that there is no more.
+                let behind = Offset(start.0 + bytes.len() as u64 + 1);
+                StreamEvent::Data { start, bytes, log_end: self.expected_end.max(behind), time: now }
+            }
+            Taken::Heartbeat => StreamEvent::Keepalive {
+                log_end: self.intake.offset(),
+                time: now.saturating_add(-HEARTBEAT_DELAY_MICROS),
+                reply_requested: false,
+                idle: true,
+            },
+            Taken::CaughtUp(log_end) => StreamEvent::CaughtUp { log_end, time: self.begun },
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Promise: every event that MySQL or MariaDB wrote is in the archive, byte for byte, whatever
+//! ends the archiver, the connection or the server; and nothing is called continuous that is not.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::mysql::{Load, Make, MySqlServer, mark, marker_table, wait_for_log};
+use crate::support::{PATIENCE, Pitr, Scratch, condition};
+
+const NONE: &[&str] = &[];
+
+fn pitr<'a>(scratch: &'a Scratch, server: &MySqlServer) -> Pitr<'a> {
+    Pitr::new(scratch).source_url(server.url())
+}
+
+/// Archives all that the server has, without a base.
+fn catch_up(pitr: &Pitr<'_>) {
+    pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
+}
+
+/// Exports the archive, and compares with the files of the server, all of which it has: but for
+/// the mark that a file is open, which the server keeps to itself.
+fn assert_export_equals_binlogs(pitr: &Pitr<'_>, dir: &Path, server: &MySqlServer) {
+    pitr.ok(["export".as_ref(), dir.as_os_str()]);
+    let logs = server.binlogs();
+    assert_eq!(fs::read_dir(dir).unwrap().count(), logs.len(), "one file for each of the server's");
+    for log in logs {
+        let ours = fs::read(dir.join(&log.name)).unwrap_or_else(|error| panic!("{}: {error}", log.name));
+        let mut theirs = server.binlog_bytes(&log.name);
+        theirs[21] &= 0xfe;
+        assert!(ours == theirs, "{} differs: {} bytes and {}", log.name, ours.len(), theirs.len());
+        let read = Command::new(server.make().binlog_reader())
+            .args(["--no-defaults", "--verify-binlog-checksum"])
+            .arg(dir.join(&log.name))
+            .output()
+            .unwrap();
+        assert!(read.status.success(), "{}: {}", log.name, String::from_utf8_lossy(&read.stderr));
+    }
+}
+
+#[test]
+fn exported_files_are_the_servers_own() {
+    for make in Make::ALL {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        marker_table(&server);
+        let pitr = pitr(&scratch, &server);
+        catch_up(&pitr);
+        let mut archiver = pitr.archive_with(&["--no-backup"]);
+        let load = Load::markers(&server, 4, 1);
+        wait_for_log(&server, 1 << 20);
+        server.flush_logs();
+        wait_for_log(&server, 2 << 20);
+        load.stop(&server);
+        archiver.assert_running();
+        archiver.stop();
+        catch_up(&pitr);
+        assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
+        pitr.ok(["verify", "--read-data"]).says(&["the archive is sound"]);
+    }
+}
+
+/// Each commit comes by itself, so that it is written where it is received, until the segment
+/// ends.
+#[test]
+fn segments_end_while_the_log_comes_transaction_by_transaction() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        server.sql("CREATE TABLE test.wide (id INT PRIMARY KEY AUTO_INCREMENT, v MEDIUMBLOB)");
+        let pitr = pitr(&scratch, &server);
+        let mut archiver = pitr.archive_with(&["--no-backup"]);
+        let one = "INSERT INTO test.wide (v) SELECT REPEAT(RANDOM_BYTES(1000), 20);\n";
+        server.sql(&one.repeat(2_000));
+        archiver.assert_running();
+        archiver.stop();
+        catch_up(&pitr);
+        assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
+        let log = fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap();
+        let closed = log.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(".zst"));
+        assert!(closed.count() >= 2, "{make:?}: 40 MB are more than two segments");
+    }
+}
+
+#[test]
+fn kill_9_of_the_archiver_leaves_no_hole_and_no_repetition() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        marker_table(&server);
+        let pitr = pitr(&scratch, &server);
+        let load = Load::markers(&server, 4, 0);
+        for round in 0..8 {
+            let archiver = pitr.archive_with(&["--no-backup"]);
+            wait_for_log(&server, 60_000 + 37_000 * round);
+            archiver.kill();
+            if round == 4 {
+                server.flush_logs();
+            }
+        }
+        load.stop(&server);
+        catch_up(&pitr);
+        assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
+        let listed = pitr.json(&["status"]);
+        assert_eq!(listed["gaps"], 0, "{listed}");
+    }
+}
+
+#[test]
+fn a_transaction_larger_than_a_segment_is_cut_off_by_kill_9_and_gone_on_with() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        server.sql("CREATE TABLE test.wide (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB)");
+        let pitr = pitr(&scratch, &server);
+        catch_up(&pitr);
+        // Random bytes, 8 MB an event.
+        let big = "BEGIN;\n".to_owned()
+            + &"INSERT INTO test.wide (v) SELECT REPEAT(RANDOM_BYTES(1000), 8000);\n".repeat(8)
+            + "COMMIT;\n";
+        server.sql(&big);
+        server.sql("INSERT INTO test.wide (v) VALUES ('behind')");
+        for _ in 0..3 {
+            let archiver = pitr.archive_with(&["--no-backup"]);
+            let log = pitr.cluster_dir().join("log/00000001");
+            let sizes = || fs::read_dir(&log).map_or(0, |dir| dir.filter_map(Result::ok).count());
+            let before = sizes();
+            condition("another object in the archive", PATIENCE, || (sizes() != before).then_some(()));
+            archiver.kill();
+        }
+        catch_up(&pitr);
+        assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
+    }
+}
+
+#[test]
+fn kill_9_of_the_source_and_its_next_file_are_followed() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let mut server = MySqlServer::start(&scratch, "source", make, NONE);
+        marker_table(&server);
+        let pitr = pitr(&scratch, &server);
+        let mut archiver = pitr.archive_with(&["--no-backup"]);
+        for _ in 0..2 {
+            let load = Load::markers(&server, 4, 0);
+            wait_for_log(&server, 100_000);
+            server.kill();
+            drop(load);
+            server.run();
+        }
+        mark(&server);
+        archiver.assert_running();
+        let tail = || {
+            let listed = pitr.json(&["status"]);
+            listed["newest_transaction"].as_str().map(str::to_owned)
+        };
+        condition("the archive to follow", PATIENCE, tail);
+        archiver.stop();
+        catch_up(&pitr);
+        // What a server was writing when it was killed may have been cut off by itself.
+        let dir = scratch.join("export");
+        pitr.ok(["export".as_ref(), dir.as_os_str()]);
+        let last = server.log_end();
+        let ours = fs::read(dir.join(&last.name)).unwrap();
+        let mut theirs = server.binlog_bytes(&last.name);
+        theirs[21] &= 0xfe;
+        assert!(ours == theirs, "{} differs", last.name);
+        let missing = pitr.json(&["status"]);
+        assert_eq!(missing["gaps"], 0, "{missing}");
+    }
+}
+
+#[test]
+fn checksums_may_be_switched_off_and_on_while_the_log_streams() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        marker_table(&server);
+        let pitr = pitr(&scratch, &server);
+        let mut archiver = pitr.archive_with(&["--no-backup"]);
+        for setting in ["NONE", "CRC32", "NONE"] {
+            server.sql(&format!("SET GLOBAL binlog_checksum = {setting}"));
+            for _ in 0..3 {
+                mark(&server);
+            }
+        }
+        archiver.assert_running();
+        archiver.stop();
+        catch_up(&pitr);
+        assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
+        pitr.ok(["verify", "--read-data"]);
+    }
+}
+
+#[test]
+fn reset_begins_a_new_timeline_and_overwrites_nothing() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        marker_table(&server);
+        mark(&server);
+        let pitr = pitr(&scratch, &server);
+        catch_up(&pitr);
+        let before = fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap().count();
+        server.sql(if make.is_mariadb() { "RESET MASTER" } else { "RESET BINARY LOGS AND GTIDS" });
+        mark(&server);
+        catch_up(&pitr);
+        let listed = pitr.json(&["status"]);
+        assert_eq!(listed["timeline"], 2, "{listed}");
+        assert_eq!(fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap().count(), before);
+        let dir = scratch.join("export");
+        pitr.ok(["export".as_ref(), dir.as_os_str()]);
+        let last = server.log_end();
+        let mut theirs = server.binlog_bytes(&last.name);
+        theirs[21] &= 0xfe;
+        assert!(fs::read(dir.join("00000002").join(&last.name)).unwrap() == theirs);
+    }
+}
+
+#[test]
+fn purged_log_is_a_recorded_gap() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        marker_table(&server);
+        let pitr = pitr(&scratch, &server);
+        catch_up(&pitr);
+        mark(&server);
+        server.flush_logs();
+        mark(&server);
+        server.flush_logs();
+        let last = server.log_end();
+        // A dump that the server has not noticed to be gone keeps its file.
+        condition("the log to be purged", PATIENCE, || {
+            server.sql(&format!("PURGE BINARY LOGS TO '{}'", last.name));
+            (server.binlogs().len() == 1).then_some(())
+        });
+        mark(&server);
+        catch_up(&pitr);
+        let listed = pitr.json(&["status"]);
+        assert_eq!(listed["gaps"], 1, "{listed}");
+        let dir = scratch.join("export");
+        pitr.ok(["export".as_ref(), dir.as_os_str()]);
+        let mut theirs = server.binlog_bytes(&last.name);
+        theirs[21] &= 0xfe;
+        assert!(fs::read(dir.join(&last.name)).unwrap() == theirs);
+    }
+}
+
+#[test]
+fn goes_on_with_another_server_by_gtid() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let mut first = MySqlServer::start(&scratch, "first", make, NONE);
+        let second = MySqlServer::start(&scratch, "second", make, NONE);
+        second.follow(&first);
+        marker_table(&first);
+        let on_first = pitr(&scratch, &first);
+        for _ in 0..5 {
+            mark(&first);
+        }
+        catch_up(&on_first);
+        // These come from the second server only.
+        for _ in 0..5 {
+            mark(&first);
+        }
+        second.wait_for(&first);
+        first.stop();
+        second.promote();
+        mark(&second);
+        let both = Pitr::new(&scratch).source_url(second.url());
+        catch_up(&both);
+        let status = both.json(&["status"]);
+        assert_eq!((&status["timeline"], &status["gaps"]), (&1.into(), &0.into()), "{status}");
+        let listed = both.json(&["status"]);
+        assert_eq!(listed["gaps"], 0, "{listed}");
+        both.ok(["verify", "--read-data"]).says(&["the archive is sound"]);
+    }
+}
+
+#[test]
+fn a_replica_that_has_not_caught_up_is_waited_for() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let mut first = MySqlServer::start(&scratch, "first", make, NONE);
+        let second = MySqlServer::start(&scratch, "second", make, NONE);
+        second.follow(&first);
+        marker_table(&first);
+        let (stop, start) = if make.is_mariadb() {
+            first.sql("GRANT SLAVE MONITOR ON *.* TO pitr@'%'");
+            ("STOP SLAVE SQL_THREAD", "START SLAVE SQL_THREAD")
+        } else {
+            ("STOP REPLICA SQL_THREAD", "START REPLICA SQL_THREAD")
+        };
+        second.wait_for(&first);
+        second.sql(stop);
+        mark(&first);
+        catch_up(&pitr(&scratch, &first));
+        first.stop();
+        let behind = Pitr::new(&scratch).source_url(second.url());
+        let mut archiver = behind.archive_with(&["--no-backup"]);
+        condition("the archiver to wait", PATIENCE, || archiver.said().contains("caught up").then_some(()));
+        archiver.assert_running();
+        second.sql(start);
+        condition("the stream to go on", PATIENCE, || archiver.said().contains("streaming timeline=1").then_some(()));
+        archiver.stop();
+        let status = behind.json(&["status"]);
+        assert_eq!((&status["timeline"], &status["gaps"]), (&1.into(), &0.into()), "{status}");
+    }
+}
+
+#[test]
+fn another_database_is_refused() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        marker_table(&server);
+        catch_up(&pitr(&scratch, &server));
+        let other = MySqlServer::start(&scratch, "other", make, NONE);
+        marker_table(&other);
+        Pitr::new(&scratch)
+            .source_url(other.url())
+            .run(["archive", "--exit-when-caught-up", "--no-backup"])
+            .exit(5)
+            .says(&["another database"]);
+    }
+}
+
+#[test]
+fn a_server_without_a_binlog_and_a_user_without_privileges_are_told_what_lacks() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let without = MySqlServer::start(&scratch, "without", make, &["--skip-log-bin"]);
+        pitr(&scratch, &without).run(["archive", "--exit-when-caught-up"]).exit(5).says(&["no binary log", "log_bin"]);
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        let nobody = Pitr::new(&scratch).source_url(server.url_as(crate::support::mysql::NOBODY));
+        nobody.run(["archive", "--exit-when-caught-up"]).exit(5).says(&["GRANT", "pitr grants"]);
+    }
+}
