@@ -218,6 +218,35 @@ fn reset_begins_a_new_timeline_and_overwrites_nothing() {
     }
 }
 
+/// After a reset the same file is written anew, and goes on beyond where the archive ends: in
+/// events that lie as the old ones did, and in events that lie elsewhere.
+#[test]
+fn a_file_written_anew_under_its_old_name_begins_a_new_timeline() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        for comment in ["", "/* longer than before */"] {
+            let scratch = Scratch::new();
+            let server = MySqlServer::start(&scratch, "source", make, &["--binlog-format=STATEMENT"]);
+            let reset = if make.is_mariadb() { "RESET MASTER" } else { "RESET BINARY LOGS AND GTIDS" };
+            server.sql("CREATE TABLE test.t (id INT PRIMARY KEY AUTO_INCREMENT, v INT)");
+            server.sql(reset);
+            let pitr = pitr(&scratch, &server);
+            server.sql(&"INSERT INTO test.t (v) VALUES (1);\n".repeat(5));
+            catch_up(&pitr);
+            server.sql(reset);
+            server.sql(&format!("INSERT INTO test.t (v) VALUES {comment} (2);\n").repeat(20));
+            catch_up(&pitr);
+            let status = pitr.json(&["status"]);
+            assert_eq!(status["timeline"], 2, "{make:?} {comment:?}: {status}");
+            let dir = scratch.join("export");
+            pitr.ok(["export".as_ref(), dir.as_os_str()]);
+            let last = server.log_end();
+            let mut theirs = server.binlog_bytes(&last.name);
+            theirs[21] &= 0xfe;
+            assert!(fs::read(dir.join("00000002").join(&last.name)).unwrap() == theirs);
+        }
+    }
+}
+
 #[test]
 fn purged_log_is_a_recorded_gap() {
     for make in [Make::MariaDb1011, Make::MySql97] {

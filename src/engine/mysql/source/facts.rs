@@ -192,6 +192,17 @@ impl Facts {
             )
             .hint("with gtid_mode=ON another server could be asked"));
         }
+        if place.holding > 0 {
+            let (kind, text) = if same_server {
+                (Kind::Absent, "the source no longer has the rest of the transaction that the archive holds in part")
+            } else {
+                (
+                    Kind::NotRecoverable,
+                    "another source writes the transaction that the archive holds in part in other bytes",
+                )
+            };
+            return Err(Error::new(kind, format!("{text}: {place}")));
+        }
         Ok(Start::Gtids(place.gtids.clone()))
     }
 

@@ -108,6 +108,12 @@ struct Held {
     to_prove: Option<After>,
 }
 
+impl Held {
+    const fn owes(&self) -> bool {
+        self.to_prove.is_some() || self.place.holding > 0
+    }
+}
+
 /// A file's beginning that has not been written yet.
 struct Head {
     description: Bytes,
@@ -202,6 +208,13 @@ impl Intake {
     #[must_use]
     pub const fn has_begun(&self) -> bool {
         self.head.is_some() || self.file.is_some()
+    }
+
+    /// Whether the source has still to show that its log is the archive's: by the last
+    /// transaction that the archive holds, or by the rest of one that it holds in part.
+    #[must_use]
+    pub fn owes_proof(&self) -> bool {
+        self.held.as_ref().is_some_and(Held::owes)
     }
 
     /// What comes from now on came at this moment, by the source's clock.
@@ -348,6 +361,9 @@ impl Intake {
         match header.kind {
             kind::ROTATE if header.is_artificial() => self.rotated(event),
             kind::HEARTBEAT | kind::HEARTBEAT_V2 => {
+                if let Some(held) = self.held.as_ref().filter(|held| held.owes()) {
+                    return Err(another_log(&held.place, "has nothing more where the archive holds more"));
+                }
                 self.flush();
                 self.catch_up();
                 self.taken.push_back(Taken::Heartbeat);
@@ -430,7 +446,7 @@ impl Intake {
         if *held.place.file != *self.name {
             // The source goes on in another file: that one ended where the archive's log does.
             let held = self.held.take();
-            return match held.filter(|held| held.to_prove.is_some() || held.place.holding > 0) {
+            return match held.filter(Held::owes) {
                 Some(held) => Err(another_log(&held.place, "goes on in another file than the archive")),
                 None => Ok(true),
             };
@@ -574,6 +590,21 @@ const fn is_for_us(header: &Header) -> bool {
 
 fn another_log(place: &Place, what: &str) -> Error {
     Error::new(Kind::NotRecoverable, format!("the source {what}: {place}"))
+}
+
+/// An error met before the source's log has proved to be the archive's: where another log has
+/// taken the file's name, no event begins where the archive's last transaction did, and the
+/// source takes its own log for damaged.
+pub(super) fn unproved(error: Error, place: &Place) -> Error {
+    let damaged =
+        ["bogus data", "truncated", "corrupt", "checksum", "impossible position", "exceeded max_allowed_packet"];
+    let said = ServerError::find(&error).map(|said| said.message.to_ascii_lowercase());
+    match said {
+        Some(said) if damaged.iter().any(|word| said.contains(word)) => {
+            another_log(place, "has no transaction where the archive holds its last one").because(error)
+        }
+        _ => error,
+    }
 }
 
 /// What the source says instead of an event. By number alone this cannot be told apart: all of

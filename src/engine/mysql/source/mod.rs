@@ -184,8 +184,13 @@ impl Source for MySqlSource {
             begun: facts.asked,
         };
         let begun = tokio::time::timeout(BEGIN_MAX, async {
-            while !stream.intake.has_begun() {
-                stream.receive().await?;
+            // Whether it is the archive's log is said here, and not by what comes later.
+            while !stream.intake.has_begun() || stream.intake.owes_proof() {
+                let proof_pending = stream.intake.owes_proof();
+                stream
+                    .receive()
+                    .await
+                    .map_err(|error| if proof_pending { intake::unproved(error, &place) } else { error })?;
             }
             Ok(())
         });
