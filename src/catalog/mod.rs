@@ -20,6 +20,7 @@ pub mod fence;
 pub mod index;
 pub mod layout;
 pub mod load;
+pub mod positions;
 
 /// What a cluster's store holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

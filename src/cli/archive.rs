@@ -69,7 +69,7 @@ pub(super) fn source_options(slot: Option<String>) -> SourceOptions {
 }
 
 /// SIGINT and SIGTERM ask for a flush and a clean end.
-fn stop_on_signals(stop: watch::Sender<bool>) -> Result<()> {
+pub(super) fn stop_on_signals(stop: watch::Sender<bool>) -> Result<()> {
     let listen = |kind| signal(kind).map_err(|e| Error::failure("cannot listen for signals").because(e));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     tokio::spawn(async move {
@@ -77,7 +77,7 @@ fn stop_on_signals(stop: watch::Sender<bool>) -> Result<()> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        tracing::info!("asked to stop: flushing");
+        tracing::info!("asked to stop");
         stop.send_replace(true);
         // Keeps the channel open until the process ends.
         std::future::pending::<()>().await;

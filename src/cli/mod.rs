@@ -28,6 +28,7 @@ mod list;
 mod meta;
 mod plan;
 mod restore;
+mod serve;
 mod status;
 mod verify;
 mod wal_fetch;
@@ -68,6 +69,8 @@ enum Verb {
     Plan(plan::Args),
     /// Give the database back as it stood at a moment
     Restore(restore::Args),
+    /// Serve the archive as a replication source (MySQL and MariaDB)
+    Serve(serve::Args),
     /// Fetch one WAL file or history, for restore_command: `pitr wal-fetch %f "%p"`
     #[command(visible_alias = "archive-get")]
     WalFetch(wal_fetch::Args),
@@ -146,6 +149,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Status(args) => status::run(&settings, &args).await,
         Verb::Plan(args) => plan::run(&settings, &args).await,
         Verb::Restore(args) => restore::run(&settings, &args).await,
+        Verb::Serve(args) => serve::run(&settings, &args).await,
         Verb::WalFetch(args) => wal_fetch::run(&settings, &args).await,
         Verb::WalPush(args) => wal_push::run(&settings, &args).await,
         Verb::Export(args) => export::run(&settings, &args).await,
@@ -157,7 +161,8 @@ async fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn command() -> clap::Command {
-    Cli::command()
+    // The one verb that can do without a target.
+    Cli::command().mut_subcommand("serve", |serve| serve.mut_group("PointArgs", |group| group.required(false)))
 }
 
 /// An opened archive with the engine of its database.

@@ -76,6 +76,9 @@ struct PointArgs {
     /// Up to and including the transaction with this GTID
     #[arg(long, value_name = "GTID")]
     target_gtid: Option<String>,
+    /// Up to this place in the server's own files, as `mysqlbinlog` names it: FILE:POSITION
+    #[arg(long, value_name = "FILE:POSITION")]
+    target_position: Option<String>,
     /// Up to this restore point
     #[arg(long, value_name = "NAME")]
     target_name: Option<String>,
@@ -91,6 +94,23 @@ enum Everything {
 }
 
 impl TargetArgs {
+    /// Whether there is anything of a target, be it whole or not.
+    pub(super) const fn is_given(&self) -> bool {
+        let Self { point, target_timeline, exclusive, tz } = self;
+        let PointArgs { target_time, target_lsn, target_xid, target_gtid, target_position, target_name, target } =
+            point;
+        target_time.is_some()
+            || target_lsn.is_some()
+            || target_xid.is_some()
+            || target_gtid.is_some()
+            || target_position.is_some()
+            || target_name.is_some()
+            || target.is_some()
+            || target_timeline.is_some()
+            || *exclusive
+            || tz.is_some()
+    }
+
     /// What was asked for.
     ///
     /// # Errors
@@ -105,6 +125,8 @@ impl TargetArgs {
             native("xid", xid)
         } else if let Some(gtid) = &self.point.target_gtid {
             native("gtid", gtid)
+        } else if let Some(position) = &self.point.target_position {
+            native("position", position)
         } else if let Some(name) = &self.point.target_name {
             Point::Name(name.clone())
         } else if let Some(Everything::Latest) = self.point.target {
@@ -189,7 +211,7 @@ impl Planned {
         Ok(Self { opened, catalog, target, plan })
     }
 
-    fn engine(&self) -> &dyn Engine {
+    pub(super) fn engine(&self) -> &dyn Engine {
         self.opened.engine.as_ref()
     }
 

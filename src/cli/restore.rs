@@ -1,18 +1,23 @@
 //! `pitr restore`: the database as it stood at a moment.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::output::{self, Progress, seconds, size};
 use super::plan::{Document as PlanDocument, Planned, TargetArgs};
 use super::settings::Settings;
+use crate::engine::LiveJob;
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::position::Position;
+use crate::restore::archived::ArchivedLog;
+use crate::restore::position::position_at;
 use crate::restore::{Observer, Outcome, Request, restore};
 use crate::shell::restore_command_word;
 
@@ -22,8 +27,16 @@ pub(super) struct Args {
     #[command(flatten)]
     target: TargetArgs,
     /// The directory to make
-    #[arg(long, value_name = "DIR")]
-    to: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "to_server")]
+    to: Option<PathBuf>,
+    /// Instead of making a directory, have this server, which runs already, replay the log from
+    /// where it stands (MySQL and MariaDB)
+    #[arg(long, value_name = "URL", env = "PITR_TO_SERVER", hide_env_values = true)]
+    #[arg(conflicts_with_all = ["to", "start", "no_recover", "bin_dir", "os_user", "delta", "tablespace_map", "jobs"])]
+    to_server: Option<String>,
+    /// Where that server reaches pitr [default: the address from which pitr reaches it]
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "to_server")]
+    listen: Option<SocketAddr>,
     /// Leave out the transaction with this GTID and go on after it (may be repeated)
     #[arg(long, value_name = "GTID", conflicts_with = "no_recover")]
     exclude_gtid: Vec<String>,
@@ -71,6 +84,12 @@ struct Document {
     notes: Vec<String>,
 }
 
+#[derive(Serialize)]
+struct Replayed {
+    plan: PlanDocument,
+    seconds: f64,
+}
+
 struct Bars {
     files: Progress,
     replay: Progress,
@@ -95,7 +114,11 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     if !settings.json {
         output::print(&planned.text())?;
     }
-    let to = std::path::absolute(&args.to).map_err(|e| Error::io("find", &args.to, e))?;
+    let to = match (&args.to, &args.to_server) {
+        (Some(to), _) => std::path::absolute(to).map_err(|e| Error::io("find", to, e))?,
+        (None, Some(url)) => return replay(settings, args, &planned, url).await,
+        (None, None) => return Err(Error::usage("neither --to nor --to-server is given")),
+    };
     let processors = || std::thread::available_parallelism().map_or(2, usize::from);
     let jobs = args.jobs.map_or_else(processors, usize::from);
     let source = LogSource::find(settings)?;
@@ -136,6 +159,40 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         })?;
     } else {
         output::print(&report(&planned, &request, &outcome, &source))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has a server that runs replay the log up to the cut.
+async fn replay(settings: &Settings, args: &Args, planned: &Planned, url: &str) -> Result<ExitCode> {
+    let (archive, engine) = (&planned.opened.archive, &planned.opened.engine);
+    let (timeline, cut) = (planned.plan.timeline, planned.plan.cut);
+    let end = position_at(archive, engine.as_ref(), &planned.catalog, timeline, cut).await?;
+    let end = end.ok_or_else(|| Error::failure("where the log is cut is not known in the server's terms"))?;
+    let begun = Instant::now();
+    let bar = Progress::bytes("replay");
+    let start = planned.plan.base.start;
+    let job = LiveJob {
+        identity: archive.identity.clone(),
+        url: url.to_owned(),
+        listen: args.listen,
+        start,
+        cut,
+        end,
+        exclude: args.exclude_gtid.clone(),
+    };
+    let log = ArchivedLog::new(archive.clone(), Arc::clone(engine), timeline, Some(cut));
+    let replayed = engine.replay_to(&job, Arc::new(log), &|at| bar.set(at.since(start), Some(cut.since(start)))).await;
+    bar.finish();
+    replayed?;
+    if settings.json {
+        output::print_json(&Replayed { plan: planned.document(), seconds: begun.elapsed().as_secs_f64() })?;
+    } else {
+        let took = seconds(begun.elapsed());
+        output::print(&format!(
+            "\nreplayed             into the server\n{}took                 {took}\n",
+            planned.transactions()
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,10 +9,10 @@ use super::archive::source_options;
 use super::output;
 use super::settings::{Settings, SlotArgs};
 use crate::catalog::damage::Damaged;
+use crate::catalog::positions::end_of_log;
 use crate::engine::{Axis, SlotStatus};
 use crate::error::{Error, Kind, Result};
 use crate::model::time::{Clock, SystemClock, Timestamp};
-use crate::stream::find::end_of_log;
 
 /// Options of `pitr status`.
 #[derive(Debug, clap::Args)]

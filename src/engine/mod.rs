@@ -4,13 +4,16 @@
 //! engine is one more folder beside this file and one more line in [`by_name`] and
 //! [`by_url`]; store, segment and plan do not change.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use secrecy::SecretString;
 use serde::Serialize;
 
 use crate::catalog::SegmentInfo;
@@ -66,6 +69,17 @@ pub trait Engine: Send + Sync {
     /// [`Kind::Corruption`] for a position that is none.
     fn reaches(&self, end: &Position, place: &Position) -> Result<bool>;
 
+    /// How a position, as a [`Scanner`] gives it, lies to a place in the server's files as people
+    /// write it (`--target-position FILE:POSITION`); `None` where nothing tells, as with another
+    /// server's files.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for text that is no such place, and for an engine without such places;
+    /// [`Kind::Corruption`] for a position that is none.
+    fn compare(&self, _position: &Position, _place: &str) -> Result<Option<Ordering>> {
+        Err(Error::usage(format!("--target-position is not a term of {}", self.name())))
+    }
+
     /// Reads a position in the engine's words (`pitr archive --until`).
     ///
     /// # Errors
@@ -93,6 +107,69 @@ pub trait Engine: Send + Sync {
 
     /// Makes a restored directory into a database at the cut.
     fn recovery(&self) -> Box<dyn Recovery>;
+
+    /// Serves the log to the engine's own replicas, as the server that wrote it would.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for an engine whose replicas get their log otherwise, [`Kind::Config`]
+    /// when the address cannot be listened at.
+    async fn serve(&self, _job: &ServeJob, _log: Arc<dyn LogSource>) -> Result<Box<dyn Serving>> {
+        Err(Error::usage(format!("the replicas of {} are not served", self.name()))
+            .hint("PostgreSQL's standbys fetch their log themselves: restore_command = 'pitr ... wal-fetch %f \"%p\"'"))
+    }
+
+    /// Has a server that runs already replay the log from where it stands.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for an engine that cannot, [`Kind::Config`] for a server to which the
+    /// log does not belong or that is not ours to steer; what the server says.
+    async fn replay_to(&self, _job: &LiveJob, _log: Arc<dyn LogSource>, _progress: ReplayProgress<'_>) -> Result<()> {
+        Err(Error::usage(format!("a server of {} that runs already takes no log", self.name()))
+            .hint("restore into a directory with --to, and start a server on it"))
+    }
+}
+
+/// How the log is served.
+#[derive(Clone, Debug)]
+pub struct ServeJob {
+    /// Which system's log it is.
+    pub identity: Identity,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The account with which replicas log in.
+    pub user: String,
+    /// Its password.
+    pub password: SecretString,
+    /// Transactions to leave out, in the engine's words.
+    pub exclude: Vec<String>,
+}
+
+/// Serves replicas until it is dropped.
+pub trait Serving: Send {
+    /// Where it listens.
+    fn address(&self) -> SocketAddr;
+
+    /// What makes a server a replica of it, as statements.
+    fn statements(&self) -> String;
+}
+
+/// What an engine needs to replay into a server that runs.
+#[derive(Clone, Debug)]
+pub struct LiveJob {
+    /// Which system's log it is.
+    pub identity: Identity,
+    /// The server.
+    pub url: String,
+    /// Where the server reaches us; by itself, the address from which we reach it.
+    pub listen: Option<SocketAddr>,
+    /// The log begins here.
+    pub start: Offset,
+    /// Replay up to here and no further.
+    pub cut: Offset,
+    /// The same in the engine's words.
+    pub end: Position,
+    /// Transactions to leave out, in the engine's words.
+    pub exclude: Vec<String>,
 }
 
 /// Who counts the offsets of a log.
@@ -526,11 +603,19 @@ pub trait LogReader: Send {
     async fn next(&mut self) -> Result<Option<LogPiece>>;
 }
 
-/// The planned log, to be read from its start as often as need be.
+/// The log to be replayed, to be read as often as need be.
+#[async_trait]
 pub trait LogSource: Send + Sync {
-    /// Begins to read.
-    fn open(&self) -> Box<dyn LogReader>;
+    /// Begins to read: from its start, or somewhat before the first of what a reader lacks.
+    ///
+    /// # Errors
+    /// [`Kind::NotRecoverable`] when a reader lacks what lies before it; from the store.
+    async fn open(&self, has: Has<'_>) -> Result<Box<dyn LogReader>>;
 }
+
+/// Whether a reader of the log has everything that lies before a position. Where that is so for
+/// one, it is for all positions before it.
+pub type Has<'a> = &'a (dyn Fn(&Position) -> bool + Send + Sync);
 
 /// Verified raw log bytes.
 #[derive(Clone, Debug)]

@@ -143,6 +143,24 @@ pub fn restorable(catalog: &Catalog, base: &str) -> bool {
     path.is_some_and(|path| chain::reaches(catalog, &path).iter().any(|reach| reach.base.id == base && reach.usable()))
 }
 
+/// The log of a timeline that is there without a break up to `end`, or to where it ends.
+///
+/// # Errors
+/// A [`Refusal`] for a timeline that the archive does not know.
+pub fn unbroken(catalog: &Catalog, timeline: TimelineId, end: Offset) -> Result<Vec<PlannedSegment>, Refusal> {
+    let path = Path::to(catalog, Some(timeline))?;
+    let mut log: Vec<PlannedSegment> = Vec::new();
+    for link in path.links(catalog, OffsetRange::new(Offset::ZERO, end)).rev() {
+        if log.last().is_some_and(|behind| behind.range.start != link.range.end) {
+            break;
+        }
+        let range = OffsetRange::new(link.range.start, link.range.end.min(end));
+        log.push(PlannedSegment { range, ..planned(&link, Offset::ZERO) });
+    }
+    log.reverse();
+    Ok(log)
+}
+
 /// Makes plans for one target from one catalog.
 pub struct Planner<'a> {
     catalog: &'a Catalog,

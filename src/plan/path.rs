@@ -59,7 +59,10 @@ impl Link<'_> {
 
 impl Path {
     /// The path to `timeline`, or to the newest timeline that holds log.
-    pub(super) fn to(catalog: &Catalog, timeline: Option<TimelineId>) -> Result<Self, Refusal> {
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the archive holds no log, or does not know the timeline.
+    pub fn to(catalog: &Catalog, timeline: Option<TimelineId>) -> Result<Self, Refusal> {
         let known = || catalog.timelines.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let leaf = match timeline {
             Some(timeline) if catalog.timelines.contains_key(&timeline) => timeline,

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::catalog::archive::Archive;
 use crate::catalog::{Catalog, SegmentInfo};
-use crate::engine::{LogPiece, LogReader, LogSource};
+use crate::engine::{Has, LogPiece, LogReader, LogSource};
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
@@ -42,11 +42,12 @@ impl PlannedSource {
     }
 }
 
+#[async_trait]
 impl LogSource for PlannedSource {
-    fn open(&self) -> Box<dyn LogReader> {
+    async fn open(&self, _has: Has<'_>) -> Result<Box<dyn LogReader>> {
         let waiting = self.segments.iter().copied().collect();
         let (archive, ahead, cut) = (self.archive.clone(), self.ahead, self.cut);
-        Box::new(PlannedLog { archive, waiting, running: VecDeque::new(), ahead, cut })
+        Ok(Box::new(PlannedLog { archive, waiting, running: VecDeque::new(), ahead, cut }))
     }
 }
 

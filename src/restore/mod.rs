@@ -20,9 +20,11 @@ use crate::model::offset::Offset;
 use crate::plan::Plan;
 
 mod apart;
+pub mod archived;
 pub mod file;
 pub mod files;
 pub mod log;
+pub mod position;
 pub mod resolve;
 pub mod temporary;
 #[cfg(test)]

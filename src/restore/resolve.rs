@@ -1,5 +1,6 @@
 //! From a target to a plan: reads for the planner the few segments it asks for.
 
+use super::position::{self, Found};
 use crate::catalog::Catalog;
 use crate::catalog::archive::Archive;
 use crate::engine::{Engine, Locator, ScanStart};
@@ -22,8 +23,21 @@ pub async fn resolve(
     target: &Target,
     now: Timestamp,
 ) -> Result<Plan> {
-    let locator: Option<Box<dyn Locator>> = match target.point {
-        Point::Native { .. } => Some(engine.locator(target)?),
+    let mut target = target.clone();
+    let locator: Option<Box<dyn Locator>> = match &target.point {
+        Point::Native { term: "position", value } => {
+            match position::find(archive, engine, catalog, &target, value).await? {
+                Found::Everything => {
+                    target.point = Point::Latest;
+                    None
+                }
+                Found::Before(offset) => {
+                    target.inclusive = false;
+                    Some(Box::new(position::From(offset)))
+                }
+            }
+        }
+        Point::Native { .. } => Some(engine.locator(&target)?),
         Point::Latest | Point::Time(_) | Point::Name(_) => None,
     };
     let words = |text: String| in_engine_words(&text, engine);
@@ -32,7 +46,7 @@ pub async fn resolve(
         refusal.hint = refusal.hint.map(words);
         refusal.into_error()
     };
-    let planner = Planner::new(catalog, target, locator.as_deref(), now).map_err(refused)?;
+    let planner = Planner::new(catalog, &target, locator.as_deref(), now).map_err(refused)?;
     let mut narrowed = planner.narrow().map_err(refused)?;
     loop {
         let marks = match &narrowed.read {

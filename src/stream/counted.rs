@@ -15,6 +15,7 @@
 
 use super::resume::{self, Led, Ready};
 use super::{Run, pass::Begun};
+use crate::catalog::positions::{beginning, told};
 use crate::catalog::{Catalog, Holder, TimelineLog};
 use crate::engine::{Detail, ScanStart, Source};
 use crate::error::{Error, Kind, Result};
@@ -23,25 +24,8 @@ use crate::model::offset::{Offset, OffsetRange};
 use crate::model::position::{Position, Resume};
 use crate::model::timeline::{Ancestor, History, TimelineId};
 
-/// Where a timeline without ancestors begins: not at 0, which stands for nothing at all.
-pub(super) const FIRST_OFFSET: Offset = Offset(1 << 24);
-
 /// How long a gap is of which nobody knows how long it is.
 const GAP_BYTES: u64 = 1 << 20;
-
-/// Where the archive ends on a timeline, in the engine's words, if nothing but the end of a gap
-/// or the beginning of the timeline tells.
-pub(super) fn told(log: &TimelineLog, at: Offset) -> Option<Position> {
-    let gap = log.gaps.iter().find(|gap| gap.range.end == at).and_then(|gap| gap.position.clone());
-    gap.or_else(|| {
-        let history = log.history.as_ref()?;
-        (beginning(history) == at).then(|| Position(history.native.clone()))
-    })
-}
-
-fn beginning(history: &History) -> Offset {
-    history.ancestors.last().map_or(FIRST_OFFSET, |parent| parent.switch)
-}
 
 impl Run<'_> {
     /// Has the server stream from where the archive ends; `None` when that must be looked for

@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::backup::Find;
-use super::counted::told;
 use crate::catalog::archive::Archive;
+use crate::catalog::positions::{scan, told};
 use crate::catalog::{Holder, SegmentInfo, TimelineLog};
-use crate::engine::{Detail, Engine, Locator, ScanStart, Scanner};
+use crate::engine::{Engine, Locator};
 use crate::error::{Error, Kind, Result};
 use crate::model::mark::Mark;
 use crate::model::offset::Offset;
@@ -62,30 +62,6 @@ impl Find for Finder<'_> {
     }
 }
 
-/// The end of a timeline's log in the engine's words, if that is known.
-///
-/// # Errors
-/// From the store; [`Kind::Corruption`] for a tail that is none.
-pub async fn end_of_log(
-    archive: &Archive,
-    engine: &dyn Engine,
-    timeline: TimelineId,
-    log: &TimelineLog,
-) -> Result<Option<Position>> {
-    let closed = log.segments.iter().rfind(|segment| segment.holder != Holder::Tail);
-    let start = match closed {
-        Some(segment) => Some(archive.summary(timeline, segment).await?.position),
-        None => log.segments.first().and_then(|first| told(log, first.range.start)),
-    };
-    match log.segments.last() {
-        Some(tail) if tail.holder == Holder::Tail => {
-            let finder = Finder { archive, engine };
-            Ok(finder.read(timeline, log, tail, start.as_ref(), &mut Vec::new()).await?.position())
-        }
-        _ => Ok(start),
-    }
-}
-
 impl Finder<'_> {
     /// Looks from the end of the log backwards for the piece in which the position lies.
     async fn look(&self, timeline: TimelineId, log: &TimelineLog, position: &Position) -> Result<Option<Offset>> {
@@ -116,7 +92,7 @@ impl Finder<'_> {
         position: &Position,
     ) -> Result<Option<Offset>> {
         let mut marks: Vec<Mark> = Vec::new();
-        let scanner = self.read(timeline, log, segment, start, &mut marks).await?;
+        let scanner = scan(self.archive, self.engine, timeline, log, segment, start, &mut marks).await?;
         let reached = match scanner.position() {
             Some(end) => self.engine.reaches(&end, position)?,
             None => false,
@@ -128,31 +104,5 @@ impl Finder<'_> {
         let locator = self.engine.locator(&Target { point, inclusive: false, timeline: None })?;
         let first_out = marks.iter().find(|mark| Locator::is(locator.as_ref(), mark)).map(|mark| mark.start);
         Ok(Some(first_out.unwrap_or_else(|| scanner.boundary())))
-    }
-
-    /// A scanner that has read a segment, before which lies `start`.
-    async fn read(
-        &self,
-        timeline: TimelineId,
-        log: &TimelineLog,
-        segment: &SegmentInfo,
-        start: Option<&Position>,
-        marks: &mut Vec<Mark>,
-    ) -> Result<Box<dyn Scanner>> {
-        let before = log.segments.iter().rfind(|before| before.range.end == segment.range.start);
-        let boundary = before.map_or(segment.range.start, |before| before.boundary);
-        let mut scanner =
-            self.engine.scanner(&self.archive.identity, timeline, ScanStart::Boundary(boundary), Detail::Marks);
-        if let Some(start) = start {
-            scanner.set_position(start)?;
-        }
-        // What began before the segment is read from there.
-        let from = log.segments.partition_point(|s| s.range.end <= boundary);
-        for segment in log.segments.iter().skip(from).take_while(|s| s.range.start <= segment.range.start) {
-            let bytes = self.archive.raw(timeline, segment).await?;
-            let skip = usize::try_from(scanner.offset().since(segment.range.start)).unwrap_or(usize::MAX);
-            scanner.feed(bytes.get(skip..).unwrap_or_default(), marks)?;
-        }
-        Ok(scanner)
     }
 }

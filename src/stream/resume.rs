@@ -209,7 +209,7 @@ async fn lead(
             Err(error) if error.kind() == Kind::Corruption => return Ok(Err((*last, error))),
             Err(error) => return Err(error),
         },
-        None if counted => next.and_then(|next| super::counted::told(log, next)),
+        None if counted => next.and_then(|next| crate::catalog::positions::told(log, next)),
         _ => None,
     };
     let scanner = |start| {

@@ -1,8 +1,6 @@
 //! Targets in MySQL's and MariaDB's own terms: a GTID, and where a base ends.
 
-use super::flavor::Flavor;
 use super::gtid::{Gtid, GtidSet};
-use super::place::Place;
 use crate::catalog::SegmentInfo;
 use crate::engine::Locator;
 use crate::error::{Error, Result};
@@ -22,11 +20,10 @@ pub(super) fn locator(target: &Target) -> Result<Box<dyn Locator>> {
         }
         "base" => {
             let position = Position(value.clone());
-            let place = Place::parse(&position, Flavor::MySql).or_else(|_| Place::parse(&position, Flavor::MariaDb))?;
-            Ok(Box::new(FirstBehind { gtids: place.gtids }))
+            Ok(Box::new(FirstBehind { gtids: super::read_place(&position)?.gtids }))
         }
         other => Err(Error::usage(format!("--target-{other} is not a term of MySQL or MariaDB"))
-            .hint("use --target-time, --target-gtid or --target latest")),
+            .hint("use --target-time, --target-gtid, --target-position or --target latest")),
     }
 }
 

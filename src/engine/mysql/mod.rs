@@ -6,10 +6,14 @@
 //! server's file. So the archive counts the bytes that it holds ([`Axis::Archive`]), and a
 //! [`place::Place`] rides along.
 
+use std::cmp::Ordering;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::{
-    Axis, Detail, Engine, Finding, Locator, LogFiles, Recovery, ScanStart, Scanner, SlotStatus, Source, SourceOptions,
+    Axis, Detail, Engine, Finding, LiveJob, Locator, LogFiles, LogSource, Recovery, ReplayProgress, ScanStart, Scanner,
+    ServeJob, Serving, SlotStatus, Source, SourceOptions,
 };
 use crate::error::{Error, Result};
 use crate::model::cluster::Identity;
@@ -22,10 +26,12 @@ pub mod base;
 pub mod binlog;
 pub mod connect;
 pub mod conninfo;
+mod feed;
 pub mod files;
 pub mod flavor;
 pub mod gtid;
 pub mod inspect;
+mod live;
 pub mod locate;
 pub mod place;
 pub mod recover;
@@ -35,11 +41,17 @@ pub mod sql;
 
 use binlog::BinlogScanner;
 use flavor::Flavor;
-use place::Place;
+use place::{FilePosition, Place};
 
 /// MySQL and MariaDB.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MySql;
+
+/// Reads a place, whose text says itself whose it is: only MySQL's GTIDs have colons before the
+/// server.
+fn read_place(position: &Position) -> Result<Place> {
+    Place::parse(position, Flavor::MySql).or_else(|_| Place::parse(position, Flavor::MariaDb))
+}
 
 /// The family of an archived server.
 fn flavor(identity: &Identity) -> Flavor {
@@ -74,10 +86,12 @@ impl Engine for MySql {
     }
 
     fn reaches(&self, end: &Position, place: &Position) -> Result<bool> {
-        // A text says itself whose it is: only MySQL's GTIDs have colons before the server.
-        let read =
-            |position| Place::parse(position, Flavor::MySql).or_else(|_| Place::parse(position, Flavor::MariaDb));
-        Ok(read(end)?.gtids.covers(&read(place)?.gtids))
+        Ok(read_place(end)?.gtids.covers(&read_place(place)?.gtids))
+    }
+
+    fn compare(&self, position: &Position, place: &str) -> Result<Option<Ordering>> {
+        let wanted: FilePosition = place.parse()?;
+        Ok(wanted.compare(&read_place(position)?))
     }
 
     fn parse_position(&self, text: &str) -> Result<Offset> {
@@ -105,5 +119,13 @@ impl Engine for MySql {
 
     fn recovery(&self) -> Box<dyn Recovery> {
         Box::new(recover::MySqlRecovery)
+    }
+
+    async fn serve(&self, job: &ServeJob, log: Arc<dyn LogSource>) -> Result<Box<dyn Serving>> {
+        live::serve(job, log).await
+    }
+
+    async fn replay_to(&self, job: &LiveJob, log: Arc<dyn LogSource>, progress: ReplayProgress<'_>) -> Result<()> {
+        live::replay(job, log, progress).await
     }
 }

@@ -8,6 +8,7 @@
 //!   one that the archive holds;
 //! - `holding BYTES` where so much of what follows is here already, but not all of a transaction.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -74,6 +75,55 @@ impl Place {
     #[must_use]
     pub fn to_position(&self) -> Position {
         Position(self.to_string())
+    }
+}
+
+/// A place in a server's files as people write it: `FILE:POSITION`, with `SERVER/` before it
+/// where the files of several servers follow each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePosition {
+    server: Option<String>,
+    file: String,
+    position: u64,
+}
+
+impl FilePosition {
+    /// How a place lies to this one; `None` for one of another server's files.
+    #[must_use]
+    pub fn compare(&self, place: &Place) -> Option<Ordering> {
+        if self.server.as_ref().is_some_and(|server| *server != place.server) {
+            return None;
+        }
+        let (wanted, number) = numbered(&self.file)?;
+        let (name, other) = numbered(&place.file)?;
+        (name == wanted).then(|| (other, place.position).cmp(&(number, self.position)))
+    }
+}
+
+/// A file's name without its number, and the number (`binlog`, 7).
+fn numbered(file: &str) -> Option<(&str, u64)> {
+    let (name, number) = file.rsplit_once('.')?;
+    Some((name, number.parse().ok()?))
+}
+
+impl FromStr for FilePosition {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let read = || {
+            let (file, position) = text.rsplit_once(':')?;
+            // A server's identity may hold a slash, a file's name does not.
+            let (server, file) = match file.rsplit_once('/') {
+                Some((server, file)) => (Some(server.to_owned()), file),
+                None => (None, file),
+            };
+            numbered(file)?;
+            Some(Self { server, file: file.to_owned(), position: position.parse().ok()? })
+        };
+        read().ok_or_else(|| {
+            Error::usage(format!("{text:?} is no place in a binlog"))
+                .hint("write it like binlog.000007:1234, as `mysqlbinlog` and SHOW BINARY LOG STATUS name it")
+        })
     }
 }
 

@@ -172,6 +172,13 @@ impl<'a> Pitr<'a> {
         self.start(inside(words, &self.command(["archive", "--slot", SLOT])), &[])
     }
 
+    /// `serve` in the background.
+    pub fn serve(&self, words: &[&str]) -> Archiver {
+        let mut command = self.command(["serve"]);
+        command.args(words);
+        self.start(command, &["--no-backup"])
+    }
+
     fn start(&self, mut command: Command, words: &[&str]) -> Archiver {
         let output = Capture::new(self.scratch);
         command.stdout(output.out()).stderr(output.err());

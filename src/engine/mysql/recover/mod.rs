@@ -18,8 +18,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, fcntl_lock};
 
+use super::feed::Feed;
 use super::flavor::Flavor;
-use super::gtid::Gtid;
+use super::gtid::{Gtid, GtidSet};
 use super::place::Place;
 use super::serve::{Server, Settings};
 use super::source::random_uuid;
@@ -30,12 +31,11 @@ use crate::model::cluster::Identity;
 use crate::model::time::SystemClock;
 
 mod base;
-mod feed;
 mod programs;
+pub(super) mod replica;
 mod server;
 pub mod settings;
 
-use feed::Feed;
 use programs::Programs;
 use server::PrivateServer;
 use settings::{Machine, Whence};
@@ -116,9 +116,11 @@ impl Recovery for MySqlRecovery {
         let mut server = PrivateServer::start(job, &programs, &user, &base, &machine).await?;
         let executed = match &base.place {
             Some(place) => place.gtids.clone(),
-            None => server.executed().await?,
+            // MariaDB tells of replication only: a base of a primary says it in a file of its own.
+            None if flavor == Flavor::MariaDb => GtidSet::empty(flavor),
+            None => server.replica()?.executed().await?,
         };
-        let feed = Arc::new(Feed::new(flavor, log, exclude, executed.clone()));
+        let feed = Arc::new(Feed::new(flavor, log, exclude, Some(executed.clone())));
         let account = Settings {
             flavor,
             version: programs.version().to_owned(),

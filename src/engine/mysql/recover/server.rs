@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use mysql_async::{Row, Value};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::process::Child;
 
 use super::programs::Programs;
+use super::replica::{Replayed, Replica};
 use super::settings::{self, Machine, Whence};
 use super::{Base, LOOK_INTERVAL};
 use crate::engine::mysql::conninfo::{ConnInfo, Endpoint, Tls};
@@ -30,23 +30,13 @@ const STOP_MAX: Duration = Duration::from_secs(3600);
 /// Our account on the private server, for the time of the replay.
 const ACCOUNT: &str = "pitr-restore";
 
-/// How far the replay is.
-pub(super) struct Replayed {
-    /// Every transaction that is applied.
-    pub(super) gtids: GtidSet,
-    /// The source's file up to which everything is applied.
-    pub(super) file: String,
-    /// The place in it.
-    pub(super) position: u64,
-}
-
 /// A running private server. Dropping it kills it.
 pub(super) struct PrivateServer {
     machine: Machine,
     child: Child,
     sockets: PathBuf,
     log: PathBuf,
-    session: Option<Session>,
+    replica: Option<Replica>,
 }
 
 impl PrivateServer {
@@ -82,7 +72,7 @@ impl PrivateServer {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| Error::io("start", programs.server(), e))?;
-        let mut server = Self { machine: machine.clone(), child, sockets, log, session: None };
+        let mut server = Self { machine: machine.clone(), child, sockets, log, replica: None };
         let info = ConnInfo {
             endpoints: vec![Endpoint::Unix(server.sockets.join("s"))],
             user: ACCOUNT.into(),
@@ -91,7 +81,8 @@ impl PrivateServer {
             connect_timeout: Duration::from_secs(10),
             tls: Tls::default(),
         };
-        server.session = Some(server.connect(&info).await?);
+        let session = server.connect(&info).await?;
+        server.replica = Some(Replica::new(session, machine.flavor, machine.version));
         let _ = fs::remove_file(&init);
         Ok(server)
     }
@@ -112,21 +103,9 @@ impl PrivateServer {
         }
     }
 
-    fn session(&mut self) -> Result<&mut Session> {
-        self.session.as_mut().ok_or_else(|| Error::failure("the private server is not connected to"))
-    }
-
-    async fn one(&mut self, sql: &str) -> Result<String> {
-        Ok(self.session()?.query_one::<String>(sql).await?.unwrap_or_default())
-    }
-
-    /// The transactions that the restored files hold, as they say themselves.
-    pub(super) async fn executed(&mut self) -> Result<GtidSet> {
-        match self.machine.flavor {
-            Flavor::MySql => GtidSet::parse_mysql(&self.one("SELECT @@GLOBAL.gtid_executed").await?),
-            // Tells of replication only: a base of a primary says it in a file of its own.
-            Flavor::MariaDb => Ok(GtidSet::empty(Flavor::MariaDb)),
-        }
+    /// The server as a replica.
+    pub(super) fn replica(&mut self) -> Result<&mut Replica> {
+        self.replica.as_mut().ok_or_else(|| Error::failure("the private server is not connected to"))
     }
 
     /// Makes the server a replica of ours that begins behind `executed`, which is at `whence`.
@@ -137,53 +116,27 @@ impl PrivateServer {
         executed: &GtidSet,
         whence: &Whence,
     ) -> Result<()> {
-        let mut statements = Vec::new();
+        let mut before = settings::hurry(&self.machine);
         if self.machine.flavor == Flavor::MariaDb {
-            statements.push(format!("SET GLOBAL gtid_slave_pos = '{executed}'"));
+            before.push(format!("SET GLOBAL gtid_slave_pos = '{executed}'"));
         }
-        let password = account.password.expose_secret();
-        statements.extend(settings::begin(&self.machine, source.address(), &account.user, password, whence));
-        for statement in statements {
-            // The error may not repeat a statement, which may hold the password.
-            self.session()?
-                .execute(&statement)
-                .await
-                .map_err(|error| Error::failure("the private server does not become a replica").because(error))?;
+        let replica = self.replica()?;
+        for statement in before {
+            replica.session().execute(&statement).await?;
         }
-        Ok(())
+        replica.follow(source.address(), account, whence).await
     }
 
     /// How far the replay is.
     ///
     /// # Errors
-    /// With the server's own words when replication has stopped.
+    /// With the server's own words when it or replication has stopped.
     pub(super) async fn replayed(&mut self) -> Result<Replayed> {
         if let Ok(Some(status)) = self.child.try_wait() {
             return Err(self.gave_up(&format!("ended with {status}")));
         }
-        let show = match self.machine.flavor {
-            Flavor::MariaDb => "SHOW SLAVE STATUS",
-            Flavor::MySql => "SHOW REPLICA STATUS",
-        };
-        let status = self.session()?.query_one::<Row>(show).await?;
-        let value = |names: [&str; 2]| {
-            let value = names.iter().find_map(|name| status.as_ref()?.get_opt::<Value, _>(*name)?.ok());
-            value.map(|value| text(&value)).unwrap_or_default()
-        };
-        for (number, text) in [("Last_SQL_Errno", "Last_SQL_Error"), ("Last_IO_Errno", "Last_IO_Error")] {
-            if !["", "0"].contains(&value([number; 2]).as_str()) {
-                let said = value([text; 2]);
-                return Err(Error::new(Kind::Failure, format!("the private server stopped to replay: {said}"))
-                    .hint(format!("its whole log is in {}", self.log.display())));
-            }
-        }
-        let file = value(["Relay_Master_Log_File", "Relay_Source_Log_File"]);
-        let position = value(["Exec_Master_Log_Pos", "Exec_Source_Log_Pos"]).parse().unwrap_or(0);
-        let gtids = match self.machine.flavor {
-            Flavor::MariaDb => GtidSet::parse_mariadb(&self.one("SELECT @@GLOBAL.gtid_slave_pos").await?)?,
-            Flavor::MySql => GtidSet::parse_mysql(&self.one("SELECT @@GLOBAL.gtid_executed").await?)?,
-        };
-        Ok(Replayed { gtids, file, position })
+        let hint = format!("its whole log is in {}", self.log.display());
+        self.replica()?.replayed().await.map_err(|error| error.hint(hint))
     }
 
     /// Ends replication, takes away our account, and shuts the server down cleanly.
@@ -191,13 +144,14 @@ impl PrivateServer {
     /// # Errors
     /// When it does not end, or not well.
     pub(super) async fn finish(mut self) -> Result<()> {
-        let statements = settings::end(&self.machine, ACCOUNT);
-        let session = self.session()?;
+        let statements = settings::leave(&self.machine, ACCOUNT);
+        let replica = self.replica()?;
+        replica.end().await?;
         for statement in statements {
-            session.execute(&statement).await?;
+            replica.session().execute(&statement).await?;
         }
-        session.execute("SHUTDOWN").await?;
-        self.session = None;
+        replica.session().execute("SHUTDOWN").await?;
+        self.replica = None;
         match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(self.gave_up(&format!("did not shut down cleanly: {status}"))),
@@ -220,16 +174,6 @@ impl PrivateServer {
 impl Drop for PrivateServer {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.sockets);
-    }
-}
-
-/// A value of a status, which may come as text or as a number.
-fn text(value: &Value) -> String {
-    match value {
-        Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Value::Int(number) => number.to_string(),
-        Value::UInt(number) => number.to_string(),
-        _ => String::new(),
     }
 }
 

@@ -130,7 +130,7 @@ fn buffer_pool_mib(machine: &Machine) -> u64 {
 
 /// The account by which we steer the server, as the text of its `--init-file`: the restored
 /// accounts are the source's, whose passwords we do not know, and a server that looks at none
-/// (`--skip-grant-tables`) refuses the log's own statements about accounts. [`end`] drops it.
+/// (`--skip-grant-tables`) refuses the log's own statements about accounts. [`leave`] drops it.
 #[must_use]
 pub fn account(user: &str, password: &str) -> String {
     let (user, password) = (quoted(user), quoted(password));
@@ -157,12 +157,37 @@ pub enum Whence {
     },
 }
 
+/// Statements before the replay for a server that starts over if it stops before it is done.
+#[must_use]
+pub fn hurry(machine: &Machine) -> Vec<String> {
+    let can = machine.flavor == Flavor::MySql && machine.version >= (8, 0, 21);
+    can.then(|| "ALTER INSTANCE DISABLE INNODB REDO_LOG".to_owned()).into_iter().collect()
+}
+
+/// Statements that undo [`hurry`] and take away our account `user`.
+#[must_use]
+pub fn leave(machine: &Machine, user: &str) -> Vec<String> {
+    let mut statements = Vec::new();
+    if machine.flavor == Flavor::MySql && machine.version >= (8, 0, 21) {
+        statements.push("ALTER INSTANCE ENABLE INNODB REDO_LOG".to_owned());
+    }
+    statements.push(format!("DROP USER {}@'localhost'", quoted(user)));
+    statements
+}
+
 /// Statements that begin the replay from our source at `source`.
 #[must_use]
-pub fn begin(machine: &Machine, source: SocketAddr, user: &str, password: &str, whence: &Whence) -> Vec<String> {
+pub fn begin(
+    flavor: Flavor,
+    version: (u32, u32, u32),
+    source: SocketAddr,
+    user: &str,
+    password: &str,
+    whence: &Whence,
+) -> Vec<String> {
     let (host, port) = (source.ip(), source.port());
     let (user, password) = (quoted(user), quoted(password));
-    match machine.flavor {
+    match flavor {
         Flavor::MariaDb => {
             let whence = match whence {
                 Whence::Executed => "MASTER_USE_GTID=slave_pos".to_owned(),
@@ -180,7 +205,7 @@ pub fn begin(machine: &Machine, source: SocketAddr, user: &str, password: &str, 
             ]
         }
         Flavor::MySql => {
-            let new = machine.version >= (8, 0, 23);
+            let new = version >= (8, 0, 23);
             let role = if new { "SOURCE" } else { "MASTER" };
             let whence = match whence {
                 Whence::Executed => format!("{role}_AUTO_POSITION=1"),
@@ -188,39 +213,27 @@ pub fn begin(machine: &Machine, source: SocketAddr, user: &str, password: &str, 
                     format!("{role}_AUTO_POSITION=0, {role}_LOG_FILE={}, {role}_LOG_POS={position}", quoted(file))
                 }
             };
-            let mut statements = Vec::new();
-            // From 8.0.21 on; whoever stops before it is on again starts over.
-            if machine.version >= (8, 0, 21) {
-                statements.push("ALTER INSTANCE DISABLE INNODB REDO_LOG".to_owned());
-            }
             let change = if new { "CHANGE REPLICATION SOURCE" } else { "CHANGE MASTER" };
-            statements.push(format!(
+            let change = format!(
                 "{change} TO {role}_HOST='{host}', {role}_PORT={port}, {role}_USER={user}, {role}_PASSWORD={password}, \
                  {role}_SSL=0, {role}_CONNECT_RETRY=1, {role}_HEARTBEAT_PERIOD=1, {whence}"
-            ));
-            statements.push(if machine.version >= (8, 0, 22) { "START REPLICA" } else { "START SLAVE" }.to_owned());
-            statements
+            );
+            vec![change, if version >= (8, 0, 22) { "START REPLICA" } else { "START SLAVE" }.to_owned()]
         }
     }
 }
 
-/// Statements that end the replay and leave no trace of it but the data, sent by the account
-/// `user`, which goes with them. What the server has executed is data: `gtid_executed` and
-/// `gtid_slave_pos` stay.
+/// Statements that end the replay and leave no trace of it but the data. What the server has
+/// executed is data: `gtid_executed` and `gtid_slave_pos` stay.
 #[must_use]
-pub fn end(machine: &Machine, user: &str) -> Vec<String> {
-    let old = machine.flavor == Flavor::MariaDb || machine.version < (8, 0, 22);
+pub fn end(flavor: Flavor, version: (u32, u32, u32)) -> Vec<String> {
+    let old = flavor == Flavor::MariaDb || version < (8, 0, 22);
     let role = if old { "SLAVE" } else { "REPLICA" };
-    let mut statements = vec![format!("STOP {role}"), format!("RESET {role} ALL")];
-    if machine.flavor == Flavor::MySql && machine.version >= (8, 0, 21) {
-        statements.push("ALTER INSTANCE ENABLE INNODB REDO_LOG".to_owned());
-    }
-    statements.push(format!("DROP USER {}@'localhost'", quoted(user)));
-    statements
+    vec![format!("STOP {role}"), format!("RESET {role} ALL")]
 }
 
 /// A value in single quotes.
-fn quoted(value: &str) -> String {
+pub(in crate::engine::mysql) fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
@@ -240,8 +253,10 @@ mod tests {
             let machine = machine(Flavor::MySql, version);
             [
                 options(&machine, Path::new("/r")),
-                begin(&machine, source, "u", "p", &Whence::Executed),
-                end(&machine, "x"),
+                begin(machine.flavor, version, source, "u", "p", &Whence::Executed),
+                end(machine.flavor, version),
+                hurry(&machine),
+                leave(&machine, "x"),
             ]
             .concat()
             .join("\n")
@@ -257,9 +272,8 @@ mod tests {
     #[test]
     fn the_redo_log_that_was_off_is_on_at_the_end() {
         let machine = machine(Flavor::MySql, (8, 4, 0));
-        let begun = begin(&machine, "127.0.0.1:1".parse().unwrap(), "u", "p", &Whence::Executed);
-        assert_eq!(begun[0], "ALTER INSTANCE DISABLE INNODB REDO_LOG");
-        assert!(end(&machine, "x").contains(&"ALTER INSTANCE ENABLE INNODB REDO_LOG".to_owned()));
+        assert_eq!(hurry(&machine), ["ALTER INSTANCE DISABLE INNODB REDO_LOG"]);
+        assert!(leave(&machine, "x").contains(&"ALTER INSTANCE ENABLE INNODB REDO_LOG".to_owned()));
     }
 
     #[test]

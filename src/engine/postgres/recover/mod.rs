@@ -97,7 +97,7 @@ impl Recovery for PostgresRecovery {
         user.own(&job.dir)?;
         user.own(&job.scratch)?;
         let server = PrivateServer::start(job, &programs, &user, &server::replay_settings(job, &control, &stage))?;
-        let fed = stage.feed(job, &user, log.open(), progress);
+        let fed = stage.feed(job, &user, log.open(&|_| false).await?, progress);
         let server = server.replayed(fed).await?;
         progress(job.cut);
         server.stop().await?;

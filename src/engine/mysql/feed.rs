@@ -1,4 +1,4 @@
-//! The planned log as a source hands it out.
+//! The archive's log as a source hands it out.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,18 +9,21 @@ use crate::engine::mysql::binlog::note::FileNote;
 use crate::engine::mysql::binlog::unpack::{Part, Unpacker};
 use crate::engine::mysql::flavor::Flavor;
 use crate::engine::mysql::gtid::{Gtid, GtidSet, MySqlSet};
+use crate::engine::mysql::place::Place;
 use crate::engine::mysql::serve::{Executed, Item, LogFeed, LogStream};
 use crate::engine::{LogReader, LogSource};
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
+use crate::model::position::Position;
 
 /// Hands out the log of a plan, without what the replica has and without what is to be left out.
 pub(super) struct Feed {
     flavor: Flavor,
     log: Arc<dyn LogSource>,
     exclude: Vec<Gtid>,
-    /// The transactions in the base.
-    base: GtidSet,
+    /// The transactions in the base, of which a replica that counts its way through files says
+    /// nothing.
+    base: Option<GtidSet>,
     told: Arc<Mutex<Told>>,
 }
 
@@ -39,7 +42,7 @@ struct Told {
 }
 
 impl Feed {
-    pub(super) fn new(flavor: Flavor, log: Arc<dyn LogSource>, exclude: Vec<Gtid>, base: GtidSet) -> Self {
+    pub(super) fn new(flavor: Flavor, log: Arc<dyn LogSource>, exclude: Vec<Gtid>, base: Option<GtidSet>) -> Self {
         let told =
             Told { gtids: GtidSet::empty(flavor), opened: false, ended: false, files: Vec::new(), failure: None };
         Self { flavor, log, exclude, base, told: Arc::new(Mutex::new(told)) }
@@ -74,14 +77,24 @@ impl LogFeed for Feed {
         let has = match executed {
             Executed::GtidSet(bytes) => GtidSet::MySql(MySqlSet::decode(bytes)?),
             Executed::GtidPosition(text) => GtidSet::parse(self.flavor, text)?,
-            Executed::Place { .. } if std::mem::replace(&mut lock(&self.told).opened, true) => {
+            Executed::Place { .. } if self.base.is_some() && std::mem::replace(&mut lock(&self.told).opened, true) => {
                 // The place may lie within a transaction, of which the replica has a part.
                 let text = "the private server lost its connection to the log in the middle of the replay";
                 lock(&self.told).failure.get_or_insert(Error::failure(text).hint("restore again"));
                 return Err(Error::failure(text));
             }
-            Executed::Place { .. } => self.base.clone(),
+            Executed::Place { .. } => match &self.base {
+                Some(base) => base.clone(),
+                None => {
+                    return Err(Error::config("a replica that goes by file and position is not served").hint(
+                        "have it go by GTID: MASTER_USE_GTID=slave_pos (MariaDB), SOURCE_AUTO_POSITION=1 (MySQL)",
+                    ));
+                }
+            },
         };
+        let flavor = self.flavor;
+        let covers = |before: &Position| Place::parse(before, flavor).is_ok_and(|place| has.covers(&place.gtids));
+        let reader = self.log.open(&covers).await?;
         let (exclude, told) = (self.exclude.clone(), Arc::clone(&self.told));
         let is_excluded: Excluded = Box::new(move |gtid, _, _| {
             if has.contains(gtid) || exclude.contains(gtid) {
@@ -92,7 +105,7 @@ impl LogFeed for Feed {
             false
         });
         Ok(Box::new(Stream {
-            reader: self.log.open(),
+            reader,
             unpacker: Unpacker::new(is_excluded),
             items: std::collections::VecDeque::new(),
             told: Arc::clone(&self.told),
