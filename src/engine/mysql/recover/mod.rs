@@ -31,6 +31,7 @@ use crate::model::time::SystemClock;
 
 mod base;
 mod feed;
+mod orphan;
 mod programs;
 mod server;
 pub mod settings;
@@ -96,6 +97,10 @@ impl Recovery for MySqlRecovery {
         }
         Err(Error::config(format!("{} is not a data directory: --delta would remove what is in it", dir.display()))
             .hint("give --to a directory that does not exist, or one that holds an old copy of this database"))
+    }
+
+    fn stop_orphans(&self, dir: &Path) -> Result<()> {
+        orphan::stop(dir)
     }
 
     async fn run(
