@@ -154,6 +154,7 @@ impl Recovery for MySqlRecovery {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
+        feed.check()?;
         progress(job.cut);
         server.finish().await?;
         drop(source);
