@@ -27,6 +27,9 @@ const START_MAX: Duration = Duration::from_secs(3600);
 /// How long a server may take to shut down.
 const STOP_MAX: Duration = Duration::from_secs(3600);
 
+/// How long a server that was killed may take to be seen to have ended.
+const END_MAX: Duration = Duration::from_secs(5);
+
 /// Our account on the private server, for the time of the replay.
 const ACCOUNT: &str = "pitr-restore";
 
@@ -47,6 +50,8 @@ pub(super) struct PrivateServer {
     sockets: PathBuf,
     log: PathBuf,
     session: Option<Session>,
+    /// Events that were off before the replay because this server, or the source, is a replica.
+    off: Vec<String>,
 }
 
 impl PrivateServer {
@@ -82,7 +87,7 @@ impl PrivateServer {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| Error::io("start", programs.server(), e))?;
-        let mut server = Self { machine: machine.clone(), child, sockets, log, session: None };
+        let mut server = Self { machine: machine.clone(), child, sockets, log, session: None, off: Vec::new() };
         let info = ConnInfo {
             endpoints: vec![Endpoint::Unix(server.sockets.join("s"))],
             user: ACCOUNT.into(),
@@ -117,7 +122,22 @@ impl PrivateServer {
     }
 
     async fn one(&mut self, sql: &str) -> Result<String> {
-        Ok(self.session()?.query_one::<String>(sql).await?.unwrap_or_default())
+        let answer = self.session()?.query_one::<String>(sql).await;
+        Ok(self.answered(answer).await?.unwrap_or_default())
+    }
+
+    /// An answer; or why the server gave none, if it is because it ended.
+    async fn answered<T>(&mut self, answer: Result<T>) -> Result<T> {
+        match answer {
+            Err(error) if error.kind() == Kind::DatabaseUnreachable => {
+                // Its connections end a moment before itself.
+                match tokio::time::timeout(END_MAX, self.child.wait()).await {
+                    Ok(Ok(status)) => Err(self.gave_up(&format!("ended with {status}"))),
+                    _ => Err(error),
+                }
+            }
+            answer => answer,
+        }
     }
 
     /// The transactions that the restored files hold, as they say themselves.
@@ -137,6 +157,7 @@ impl PrivateServer {
         executed: &GtidSet,
         whence: &Whence,
     ) -> Result<()> {
+        self.off = self.events_off().await?;
         let mut statements = Vec::new();
         if self.machine.flavor == Flavor::MariaDb {
             statements.push(format!("SET GLOBAL gtid_slave_pos = '{executed}'"));
@@ -145,8 +166,8 @@ impl PrivateServer {
         statements.extend(settings::begin(&self.machine, source.address(), &account.user, password, whence));
         for statement in statements {
             // The error may not repeat a statement, which may hold the password.
-            self.session()?
-                .execute(&statement)
+            let done = self.session()?.execute(&statement).await;
+            self.answered(done)
                 .await
                 .map_err(|error| Error::failure("the private server does not become a replica").because(error))?;
         }
@@ -165,7 +186,8 @@ impl PrivateServer {
             Flavor::MariaDb => "SHOW SLAVE STATUS",
             Flavor::MySql => "SHOW REPLICA STATUS",
         };
-        let status = self.session()?.query_one::<Row>(show).await?;
+        let status = self.session()?.query_one::<Row>(show).await;
+        let status = self.answered(status).await?;
         let value = |names: [&str; 2]| {
             let value = names.iter().find_map(|name| status.as_ref()?.get_opt::<Value, _>(*name)?.ok());
             value.map(|value| text(&value)).unwrap_or_default()
@@ -186,17 +208,35 @@ impl PrivateServer {
         Ok(Replayed { gtids, file, position })
     }
 
+    /// The events that are off because they came from another server.
+    async fn events_off(&mut self) -> Result<Vec<String>> {
+        let ask = "SELECT CONCAT(EVENT_SCHEMA, '.', EVENT_NAME) FROM information_schema.EVENTS \
+                   WHERE STATUS NOT IN ('ENABLED', 'DISABLED')";
+        let events = self.session()?.query_all(ask).await;
+        self.answered(events).await
+    }
+
     /// Ends replication, takes away our account, and shuts the server down cleanly.
     ///
     /// # Errors
     /// When it does not end, or not well.
     pub(super) async fn finish(mut self) -> Result<()> {
-        let statements = settings::end(&self.machine, ACCOUNT);
-        let session = self.session()?;
-        for statement in statements {
-            session.execute(&statement).await?;
+        let mut off = self.events_off().await?;
+        off.retain(|event| !self.off.contains(event));
+        if !off.is_empty() {
+            // What a statement said of its event's state, a replica does not keep.
+            tracing::warn!(
+                events = %off.join(", "),
+                "the log makes or changes events, and replay leaves those off: switch on what ran at the source, \
+                 with ALTER EVENT ... ENABLE"
+            );
         }
-        session.execute("SHUTDOWN").await?;
+        let statements = settings::end(&self.machine, ACCOUNT);
+        for statement in statements {
+            let done = self.session()?.execute(&statement).await;
+            self.answered(done).await?;
+        }
+        self.session()?.execute("SHUTDOWN").await?;
         self.session = None;
         match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
