@@ -677,6 +677,15 @@ pub trait Recovery: Send + Sync {
     /// [`Kind::Config`] when it is anything else.
     fn check_overwritable(&self, dir: &Path, identity: &Identity) -> Result<()>;
 
+    /// Ends what a restore that was killed left running on `dir`, which nothing tells in the
+    /// directory itself (a `postmaster.pid` there does).
+    ///
+    /// # Errors
+    /// [`Kind::Config`] naming the process that does not end.
+    fn stop_orphans(&self, _dir: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// Replays the log with a private server that nobody else can reach, and leaves a
     /// cleanly shut down, ordinary data directory at exactly the cut. Gives the directories
     /// outside of it that belong to it, which are to be synced with it.

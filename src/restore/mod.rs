@@ -138,6 +138,9 @@ pub async fn restore(
     if request.delta && present {
         recovery.check_overwritable(&request.to, &archive.identity)?;
     }
+    if partial.exists() && scratch.exists() {
+        recovery.stop_orphans(&partial)?;
+    }
     prepare(request, present, &partial, &scratch, &base.manifest, &options)?;
 
     let begun = Instant::now();

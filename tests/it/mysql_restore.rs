@@ -3,15 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::support::mysql::{Load, Make, MySqlServer, mark, marker_ids, marker_table, wait_for_markers};
-use crate::support::pitr::Finished;
+use crate::support::pitr::{Finished, finish};
 use crate::support::{Pitr, Scratch};
 
 const NONE: &[&str] = &[];
 
 /// The source of a test, ready for the base backups of its make.
-fn start(scratch: &Scratch, make: Make, options: &[&str]) -> MySqlServer {
+pub fn start(scratch: &Scratch, make: Make, options: &[&str]) -> MySqlServer {
     let server = MySqlServer::start(scratch, "source", make, options);
     if !make.is_mariadb() {
         server.sql("INSTALL PLUGIN clone SONAME 'mysql_clone.so'");
@@ -21,43 +22,55 @@ fn start(scratch: &Scratch, make: Make, options: &[&str]) -> MySqlServer {
 }
 
 /// What a server says it has replayed.
-fn replayed(server: &MySqlServer) -> String {
+pub fn replayed(server: &MySqlServer) -> String {
     let variable = if server.make().is_mariadb() { "gtid_slave_pos" } else { "gtid_executed" };
-    server.sql(&format!("SELECT @@GLOBAL.{variable}")).trim().to_owned()
+    server.sql(&format!("SELECT REPLACE(@@GLOBAL.{variable}, '\\n', '')")).trim().to_owned()
 }
 
-struct Place<'a> {
-    pitr: Pitr<'a>,
+/// An archive, and what restores from it.
+pub struct Place<'a> {
+    pub pitr: Pitr<'a>,
     make: Make,
     scratch: &'a Scratch,
 }
 
 impl<'a> Place<'a> {
-    fn new(scratch: &'a Scratch, server: &MySqlServer) -> Self {
+    pub fn new(scratch: &'a Scratch, server: &MySqlServer) -> Self {
         let path = std::env::var("PATH").unwrap_or_default();
         let tools = format!("{}:{path}", server.make().bin_dir().display());
         let pitr = Pitr::new(scratch).source_url(server.url()).env("PATH", tools);
         Self { pitr, make: server.make(), scratch }
     }
 
-    fn restore(&self, to: &Path, target: &[&str]) -> Finished {
-        let mut words = vec!["restore", "--to", to.to_str().unwrap(), "--bin-dir"];
-        let bin = self.make.bin_dir();
-        words.push(bin.to_str().unwrap());
-        if rustix::process::geteuid().is_root() {
-            words.extend(["--os-user", "postgres"]);
-        }
-        words.extend(target);
-        self.pitr.run(words)
+    pub fn restore(&self, to: &Path, target: &[&str]) -> Finished {
+        finish(self.scratch, self.command(to, target))
     }
 
-    fn open(&self, name: &str, dir: PathBuf) -> MySqlServer {
+    /// A restore that has not begun.
+    pub fn command(&self, to: &Path, target: &[&str]) -> Command {
+        let mut command = self.pitr.command(["restore", "--to"]);
+        command.arg(to).arg("--bin-dir").arg(self.make.bin_dir());
+        if rustix::process::geteuid().is_root() {
+            command.args(["--os-user", "postgres"]);
+        }
+        command.args(target);
+        command
+    }
+
+    /// Everything that is archived, in a server of its own.
+    pub fn latest(&self, name: &str) -> MySqlServer {
+        let to = self.scratch.join(name);
+        self.restore(&to, &["--target", "latest"]).success();
+        self.open(name, to)
+    }
+
+    pub fn open(&self, name: &str, dir: PathBuf) -> MySqlServer {
         MySqlServer::open(self.scratch, name, self.make, dir, NONE)
     }
 }
 
 /// What every restored directory must be: no replication in it, no tool's files, no events.
-fn assert_ordinary(server: &MySqlServer) {
+pub fn assert_ordinary(server: &MySqlServer) {
     let status = if server.make().is_mariadb() { "SHOW ALL SLAVES STATUS" } else { "SHOW REPLICA STATUS" };
     assert_eq!(server.sql(status).trim(), "");
     let accounts = server.sql("SELECT user FROM mysql.user WHERE user LIKE 'pitr-restore%'");

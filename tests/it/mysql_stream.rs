@@ -19,17 +19,30 @@ fn catch_up(pitr: &Pitr<'_>) {
     pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
 }
 
-/// Exports the archive, and compares with the files of the server, all of which it has: but for
-/// the mark that a file is open, which the server keeps to itself.
-fn assert_export_equals_binlogs(pitr: &Pitr<'_>, dir: &Path, server: &MySqlServer) {
+/// Archives the last of what the server writes, which nobody else writes to any more, and
+/// exports the archive. Whoever compares whole files begins here.
+fn export_all(pitr: &Pitr<'_>, dir: &Path, server: &MySqlServer) {
+    server.wait_for_quiet_log();
+    catch_up(pitr);
     pitr.ok(["export".as_ref(), dir.as_os_str()]);
+}
+
+/// Compares a file of the export with the server's: but for the mark that a file is open, which
+/// the server keeps to itself.
+fn assert_equals_binlog(dir: &Path, server: &MySqlServer, name: &str) {
+    let ours = fs::read(dir.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut theirs = server.binlog_bytes(name);
+    theirs[21] &= 0xfe;
+    assert!(ours == theirs, "{name} differs: {} bytes and {}", ours.len(), theirs.len());
+}
+
+/// Compares an export with the files of the server, all of which the archive has.
+fn assert_export_equals_binlogs(pitr: &Pitr<'_>, dir: &Path, server: &MySqlServer) {
+    export_all(pitr, dir, server);
     let logs = server.binlogs();
     assert_eq!(fs::read_dir(dir).unwrap().count(), logs.len(), "one file for each of the server's");
     for log in logs {
-        let ours = fs::read(dir.join(&log.name)).unwrap_or_else(|error| panic!("{}: {error}", log.name));
-        let mut theirs = server.binlog_bytes(&log.name);
-        theirs[21] &= 0xfe;
-        assert!(ours == theirs, "{} differs: {} bytes and {}", log.name, ours.len(), theirs.len());
+        assert_equals_binlog(dir, server, &log.name);
         let read = Command::new(server.make().binlog_reader())
             .args(["--no-defaults", "--verify-binlog-checksum"])
             .arg(dir.join(&log.name))
@@ -55,7 +68,6 @@ fn exported_files_are_the_servers_own() {
         load.stop(&server);
         archiver.assert_running();
         archiver.stop();
-        catch_up(&pitr);
         assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
         pitr.ok(["verify", "--read-data"]).says(&["the archive is sound"]);
     }
@@ -75,7 +87,6 @@ fn segments_end_while_the_log_comes_transaction_by_transaction() {
         server.sql(&one.repeat(2_000));
         archiver.assert_running();
         archiver.stop();
-        catch_up(&pitr);
         assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
         let log = fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap();
         let closed = log.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(".zst"));
@@ -100,7 +111,6 @@ fn kill_9_of_the_archiver_leaves_no_hole_and_no_repetition() {
             }
         }
         load.stop(&server);
-        catch_up(&pitr);
         assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
         let listed = pitr.json(&["status"]);
         assert_eq!(listed["gaps"], 0, "{listed}");
@@ -129,7 +139,6 @@ fn a_transaction_larger_than_a_segment_is_cut_off_by_kill_9_and_gone_on_with() {
             condition("another object in the archive", PATIENCE, || (sizes() != before).then_some(()));
             archiver.kill();
         }
-        catch_up(&pitr);
         assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
     }
 }
@@ -157,15 +166,10 @@ fn kill_9_of_the_source_and_its_next_file_are_followed() {
         };
         condition("the archive to follow", PATIENCE, tail);
         archiver.stop();
-        catch_up(&pitr);
         // What a server was writing when it was killed may have been cut off by itself.
         let dir = scratch.join("export");
-        pitr.ok(["export".as_ref(), dir.as_os_str()]);
-        let last = server.log_end();
-        let ours = fs::read(dir.join(&last.name)).unwrap();
-        let mut theirs = server.binlog_bytes(&last.name);
-        theirs[21] &= 0xfe;
-        assert!(ours == theirs, "{} differs", last.name);
+        export_all(&pitr, &dir, &server);
+        assert_equals_binlog(&dir, &server, &server.log_end().name);
         let missing = pitr.json(&["status"]);
         assert_eq!(missing["gaps"], 0, "{missing}");
     }
@@ -187,7 +191,6 @@ fn checksums_may_be_switched_off_and_on_while_the_log_streams() {
         }
         archiver.assert_running();
         archiver.stop();
-        catch_up(&pitr);
         assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
         pitr.ok(["verify", "--read-data"]);
     }
@@ -210,11 +213,8 @@ fn reset_begins_a_new_timeline_and_overwrites_nothing() {
         assert_eq!(listed["timeline"], 2, "{listed}");
         assert_eq!(fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap().count(), before);
         let dir = scratch.join("export");
-        pitr.ok(["export".as_ref(), dir.as_os_str()]);
-        let last = server.log_end();
-        let mut theirs = server.binlog_bytes(&last.name);
-        theirs[21] &= 0xfe;
-        assert!(fs::read(dir.join("00000002").join(&last.name)).unwrap() == theirs);
+        export_all(&pitr, &dir, &server);
+        assert_equals_binlog(&dir.join("00000002"), &server, &server.log_end().name);
     }
 }
 
@@ -270,10 +270,8 @@ fn purged_log_is_a_recorded_gap() {
         let listed = pitr.json(&["status"]);
         assert_eq!(listed["gaps"], 1, "{listed}");
         let dir = scratch.join("export");
-        pitr.ok(["export".as_ref(), dir.as_os_str()]);
-        let mut theirs = server.binlog_bytes(&last.name);
-        theirs[21] &= 0xfe;
-        assert!(fs::read(dir.join(&last.name)).unwrap() == theirs);
+        export_all(&pitr, &dir, &server);
+        assert_equals_binlog(&dir, &server, &last.name);
     }
 }
 

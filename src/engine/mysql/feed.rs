@@ -12,7 +12,7 @@ use crate::engine::mysql::gtid::{Gtid, GtidSet, MySqlSet};
 use crate::engine::mysql::place::Place;
 use crate::engine::mysql::serve::{Executed, Item, LogFeed, LogStream};
 use crate::engine::{LogReader, LogSource};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::position::Position;
 
@@ -39,12 +39,20 @@ struct Told {
     files: Vec<(String, u64, Offset)>,
     /// The log could not be read.
     failure: Option<Error>,
+    /// Transactions that were to be left out, and were.
+    left_out: Vec<Gtid>,
 }
 
 impl Feed {
     pub(super) fn new(flavor: Flavor, log: Arc<dyn LogSource>, exclude: Vec<Gtid>, base: Option<GtidSet>) -> Self {
-        let told =
-            Told { gtids: GtidSet::empty(flavor), opened: false, ended: false, files: Vec::new(), failure: None };
+        let told = Told {
+            gtids: GtidSet::empty(flavor),
+            opened: false,
+            ended: false,
+            files: Vec::new(),
+            failure: None,
+            left_out: Vec::new(),
+        };
         Self { flavor, log, exclude, base, told: Arc::new(Mutex::new(told)) }
     }
 
@@ -52,6 +60,26 @@ impl Feed {
     pub(super) fn all(&self) -> Option<GtidSet> {
         let told = lock(&self.told);
         told.ended.then(|| told.gtids.clone())
+    }
+
+    /// Refuses what has been handed out unless it is what was asked for, once all of it has been.
+    ///
+    /// # Errors
+    /// Why the log could not be read; [`Kind::NotRecoverable`] when a transaction that is to be
+    /// left out is not there.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(error) = self.failure() {
+            return Err(error);
+        }
+        let told = lock(&self.told);
+        match self.exclude.iter().find(|gtid| !told.left_out.contains(gtid)) {
+            None => Ok(()),
+            Some(gtid) => Err(Error::new(
+                Kind::NotRecoverable,
+                format!("{gtid}, which is to be left out, is not in the log between the base and the target"),
+            )
+            .hint("is it in the base already, behind the target, or misspelt?")),
+        }
     }
 
     /// Why the log could not be read.
@@ -96,12 +124,21 @@ impl LogFeed for Feed {
         let covers = |before: &Position| Place::parse(before, flavor).is_ok_and(|place| has.covers(&place.gtids));
         let reader = self.log.open(&covers).await?;
         let (exclude, told) = (self.exclude.clone(), Arc::clone(&self.told));
-        let is_excluded: Excluded = Box::new(move |gtid, _, _| {
-            if has.contains(gtid) || exclude.contains(gtid) {
+        let is_excluded: Excluded = Box::new(move |gtid, file, position| {
+            let mut told = lock(&told);
+            let Some(gtid) = gtid else {
+                told.failure.get_or_insert_with(|| unnamed(file, position));
+                return true;
+            };
+            if has.contains(gtid) {
+                return true;
+            }
+            if exclude.contains(gtid) {
+                told.left_out.push(gtid.clone());
                 return true;
             }
             // The other flavour's GTIDs are in no log of this one.
-            let _ = lock(&told).gtids.add(gtid);
+            let _ = told.gtids.add(gtid);
             false
         });
         Ok(Box::new(Stream {
@@ -113,7 +150,19 @@ impl LogFeed for Feed {
     }
 }
 
-type Excluded = Box<dyn FnMut(&Gtid, &FileNote, u64) -> bool + Send>;
+type Excluded = Box<dyn FnMut(Option<&Gtid>, &FileNote, u64) -> bool + Send>;
+
+/// By name alone the private server is told apart what it has from what it lacks.
+fn unnamed(file: &FileNote, position: u64) -> Error {
+    Error::new(
+        Kind::NotRecoverable,
+        format!(
+            "the transaction at {}:{position} has no GTID, as with gtid_mode=OFF, and cannot be replayed",
+            file.name
+        ),
+    )
+    .hint("restore to a point before it; `pitr export` gives the rest as files for mysqlbinlog")
+}
 
 struct Stream {
     reader: Box<dyn LogReader>,
@@ -166,6 +215,9 @@ impl LogStream for Stream {
                 }
                 Ok(())
             })?;
+            if let Some(failure) = &lock(&self.told).failure {
+                return Err(Error::failure(failure.to_string()));
+            }
         }
     }
 }

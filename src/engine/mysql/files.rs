@@ -55,7 +55,7 @@ impl LogFiles for BinlogFiles {
 /// of one that is being written to, which no reader wants.
 struct Files {
     dir: PathBuf,
-    unpacker: Unpacker<fn(&Gtid, &FileNote, u64) -> bool>,
+    unpacker: Unpacker<fn(Option<&Gtid>, &FileNote, u64) -> bool>,
     out: Out,
 }
 

@@ -166,6 +166,7 @@ async fn follow(
         if let Some(all) = feed.all()
             && state.gtids.covers(&all)
         {
+            feed.check()?;
             progress(job.cut);
             return Ok(());
         }

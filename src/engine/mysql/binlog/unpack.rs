@@ -30,7 +30,7 @@ pub enum Part<'a> {
 /// Takes the archive's log apart. It may begin with any segment that holds a FILE note, and what
 /// lies before that is passed over.
 pub struct Unpacker<X> {
-    /// Transactions to leave out.
+    /// Tells which transactions to leave out.
     is_excluded: X,
     /// The beginning of an event, as long as it is not known what becomes of it.
     gathered: Vec<u8>,
@@ -53,9 +53,9 @@ struct File {
     broken: bool,
 }
 
-impl<X: FnMut(&Gtid, &FileNote, u64) -> bool + Send> Unpacker<X> {
-    /// Leaves out the transactions of which `is_excluded` says so, which is told the GTID, the
-    /// file and where in it the transaction begins.
+impl<X: FnMut(Option<&Gtid>, &FileNote, u64) -> bool + Send> Unpacker<X> {
+    /// Leaves out the transactions of which `is_excluded` says so, which is told the GTID if there
+    /// is one, the file, and where in it the transaction begins.
     #[must_use]
     pub const fn new(is_excluded: X) -> Self {
         Self { is_excluded, gathered: Vec::new(), rest: None, named: None, file: None, excluding: false }
@@ -201,7 +201,8 @@ impl<X: FnMut(&Gtid, &FileNote, u64) -> bool + Send> Unpacker<X> {
         let end = if file.checksums { CHECKSUM_BYTES } else { 0 };
         let body = event.get(HEADER_BYTES..event.len() - end).unwrap_or_default();
         let begun = GtidEvent::decode(header.kind, header.server_id, body)?;
-        Ok(begun.and_then(|begun| begun.gtid).is_some_and(|gtid| (self.is_excluded)(&gtid, &file.note, file.position)))
+        let gtid = begun.and_then(|begun| begun.gtid);
+        Ok((self.is_excluded)(gtid.as_ref(), &file.note, file.position))
     }
 }
 

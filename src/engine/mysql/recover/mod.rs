@@ -20,7 +20,7 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::feed::Feed;
 use super::flavor::Flavor;
-use super::gtid::{Gtid, GtidSet};
+use super::gtid::Gtid;
 use super::place::Place;
 use super::serve::{Server, Settings};
 use super::source::random_uuid;
@@ -31,6 +31,7 @@ use crate::model::cluster::Identity;
 use crate::model::time::SystemClock;
 
 mod base;
+mod orphan;
 mod programs;
 pub(super) mod replica;
 mod server;
@@ -98,6 +99,10 @@ impl Recovery for MySqlRecovery {
             .hint("give --to a directory that does not exist, or one that holds an old copy of this database"))
     }
 
+    fn stop_orphans(&self, dir: &Path) -> Result<()> {
+        orphan::stop(dir)
+    }
+
     async fn run(
         &self,
         job: &RecoveryJob,
@@ -116,9 +121,7 @@ impl Recovery for MySqlRecovery {
         let mut server = PrivateServer::start(job, &programs, &user, &base, &machine).await?;
         let executed = match &base.place {
             Some(place) => place.gtids.clone(),
-            // MariaDB tells of replication only: a base of a primary says it in a file of its own.
-            None if flavor == Flavor::MariaDb => GtidSet::empty(flavor),
-            None => server.replica()?.executed().await?,
+            None => server.executed().await?,
         };
         let feed = Arc::new(Feed::new(flavor, log, exclude, Some(executed.clone())));
         let account = Settings {
@@ -151,6 +154,7 @@ impl Recovery for MySqlRecovery {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
+        feed.check()?;
         progress(job.cut);
         server.finish().await?;
         drop(source);

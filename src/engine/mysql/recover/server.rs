@@ -27,6 +27,9 @@ const START_MAX: Duration = Duration::from_secs(3600);
 /// How long a server may take to shut down.
 const STOP_MAX: Duration = Duration::from_secs(3600);
 
+/// How long a server that was killed may take to be seen to have ended.
+const END_MAX: Duration = Duration::from_secs(5);
+
 /// Our account on the private server, for the time of the replay.
 const ACCOUNT: &str = "pitr-restore";
 
@@ -37,6 +40,8 @@ pub(super) struct PrivateServer {
     sockets: PathBuf,
     log: PathBuf,
     replica: Option<Replica>,
+    /// Events that were off before the replay because this server, or the source, is a replica.
+    off: Vec<String>,
 }
 
 impl PrivateServer {
@@ -72,7 +77,7 @@ impl PrivateServer {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| Error::io("start", programs.server(), e))?;
-        let mut server = Self { machine: machine.clone(), child, sockets, log, replica: None };
+        let mut server = Self { machine: machine.clone(), child, sockets, log, replica: None, off: Vec::new() };
         let info = ConnInfo {
             endpoints: vec![Endpoint::Unix(server.sockets.join("s"))],
             user: ACCOUNT.into(),
@@ -108,6 +113,37 @@ impl PrivateServer {
         self.replica.as_mut().ok_or_else(|| Error::failure("the private server is not connected to"))
     }
 
+    /// An answer; or why the server gave none, if it is because it ended.
+    async fn answered<T>(&mut self, answer: Result<T>) -> Result<T> {
+        match answer {
+            Err(error) if error.kind() == Kind::DatabaseUnreachable => {
+                // Its connections end a moment before itself.
+                match tokio::time::timeout(END_MAX, self.child.wait()).await {
+                    Ok(Ok(status)) => Err(self.gave_up(&format!("ended with {status}"))),
+                    _ => Err(error),
+                }
+            }
+            answer => answer,
+        }
+    }
+
+    async fn execute(&mut self, statement: &str) -> Result<()> {
+        let done = self.replica()?.session().execute(statement).await;
+        self.answered(done).await
+    }
+
+    /// The transactions that the restored files hold, as they say themselves.
+    pub(super) async fn executed(&mut self) -> Result<GtidSet> {
+        match self.machine.flavor {
+            // Tells of replication only: a base of a primary says it in a file of its own.
+            Flavor::MariaDb => Ok(GtidSet::empty(Flavor::MariaDb)),
+            Flavor::MySql => {
+                let executed = self.replica()?.executed().await;
+                self.answered(executed).await
+            }
+        }
+    }
+
     /// Makes the server a replica of ours that begins behind `executed`, which is at `whence`.
     pub(super) async fn follow(
         &mut self,
@@ -116,15 +152,16 @@ impl PrivateServer {
         executed: &GtidSet,
         whence: &Whence,
     ) -> Result<()> {
+        self.off = self.events_off().await?;
         let mut before = settings::hurry(&self.machine);
         if self.machine.flavor == Flavor::MariaDb {
             before.push(format!("SET GLOBAL gtid_slave_pos = '{executed}'"));
         }
-        let replica = self.replica()?;
         for statement in before {
-            replica.session().execute(&statement).await?;
+            self.execute(&statement).await?;
         }
-        replica.follow(source.address(), account, whence).await
+        let follows = self.replica()?.follow(source.address(), account, whence).await;
+        self.answered(follows).await
     }
 
     /// How far the replay is.
@@ -136,7 +173,16 @@ impl PrivateServer {
             return Err(self.gave_up(&format!("ended with {status}")));
         }
         let hint = format!("its whole log is in {}", self.log.display());
-        self.replica()?.replayed().await.map_err(|error| error.hint(hint))
+        let replayed = self.replica()?.replayed().await;
+        self.answered(replayed).await.map_err(|error| error.hint(hint))
+    }
+
+    /// The events that are off because they came from another server.
+    async fn events_off(&mut self) -> Result<Vec<String>> {
+        let ask = "SELECT CONCAT(EVENT_SCHEMA, '.', EVENT_NAME) FROM information_schema.EVENTS \
+                   WHERE STATUS NOT IN ('ENABLED', 'DISABLED')";
+        let events = self.replica()?.session().query_all(ask).await;
+        self.answered(events).await
     }
 
     /// Ends replication, takes away our account, and shuts the server down cleanly.
@@ -144,13 +190,22 @@ impl PrivateServer {
     /// # Errors
     /// When it does not end, or not well.
     pub(super) async fn finish(mut self) -> Result<()> {
-        let statements = settings::leave(&self.machine, ACCOUNT);
-        let replica = self.replica()?;
-        replica.end().await?;
-        for statement in statements {
-            replica.session().execute(&statement).await?;
+        let mut off = self.events_off().await?;
+        off.retain(|event| !self.off.contains(event));
+        if !off.is_empty() {
+            // What a statement said of its event's state, a replica does not keep.
+            tracing::warn!(
+                events = %off.join(", "),
+                "the log makes or changes events, and replay leaves those off: switch on what ran at the source, \
+                 with ALTER EVENT ... ENABLE"
+            );
         }
-        replica.session().execute("SHUTDOWN").await?;
+        let ended = self.replica()?.end().await;
+        self.answered(ended).await?;
+        for statement in settings::leave(&self.machine, ACCOUNT) {
+            self.execute(&statement).await?;
+        }
+        self.replica()?.session().execute("SHUTDOWN").await?;
         self.replica = None;
         match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),

@@ -9,6 +9,10 @@ use super::dump::Start;
 use crate::error::{Error, Kind, Result};
 use crate::model::time::{Clock as _, SystemClock, Timestamp};
 
+/// What stands before the log in an encrypted file (MySQL `sql/rpl_log_encryption.h`,
+/// `Rpl_encryption_header::HEADER_SIZE`). No position counts it, a file's size does.
+const ENCRYPTION_HEAD_BYTES: u64 = 512;
+
 /// The answers of a server.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -250,9 +254,12 @@ async fn logs(connection: &mut Connection) -> Result<Vec<(String, u64)>> {
             error
         }
     })?;
+    // The third column is MySQL's: whether the file is encrypted.
     let log = |row: Vec<Option<String>>| {
         let mut values = row.into_iter().flatten();
-        Some((values.next()?, values.next()?.parse().ok()?))
+        let (name, bytes) = (values.next()?, values.next()?.parse::<u64>().ok()?);
+        let head = if values.next().as_deref() == Some("Yes") { ENCRYPTION_HEAD_BYTES } else { 0 };
+        Some((name, bytes.saturating_sub(head)))
     };
     Ok(rows.into_iter().filter_map(log).collect())
 }

@@ -21,6 +21,7 @@ use super::super::connect::ServerError;
 use super::super::connect::packet::Piece;
 use super::super::flavor::Flavor;
 use super::super::place::{After, Place};
+use super::heartbeat;
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::time::Timestamp;
@@ -47,6 +48,8 @@ pub enum Taken {
     },
     /// The source has nothing more at the moment.
     Heartbeat,
+    /// The source is alive, and has more.
+    Alive,
     /// The place that was to be reached is behind us, at this offset.
     CaughtUp(Offset),
 }
@@ -82,6 +85,9 @@ pub struct Intake {
     held: Option<Held>,
     /// Bytes of the next transaction that the archive holds.
     skip: u64,
+    /// Where in its file the first event is that the archive does not hold, if that is known:
+    /// the source says it of events modulo 4 GiB only.
+    resumed: Option<u64>,
     /// The file named last.
     name: Arc<str>,
     /// A format description that waits for the first event behind it.
@@ -172,6 +178,7 @@ impl Intake {
             taken: VecDeque::new(),
             held: same_server.then_some(Held { place, to_prove: None }),
             skip: 0,
+            resumed: None,
             name: "".into(),
             head: None,
             file: None,
@@ -365,6 +372,10 @@ impl Intake {
                     return Err(another_log(&held.place, "has nothing more where the archive holds more"));
                 }
                 self.flush();
+                if self.passes_over(&header, event) {
+                    self.taken.push_back(Taken::Alive);
+                    return Ok(());
+                }
                 self.catch_up();
                 self.taken.push_back(Taken::Heartbeat);
                 Ok(())
@@ -473,6 +484,7 @@ impl Intake {
             return Err(another_log(&held.place, "does not go on with the transaction that the archive holds in part"));
         }
         self.skip = held.place.holding;
+        self.resumed = reached.then_some(held.place.position);
         self.held = None;
         Ok(true)
     }
@@ -488,7 +500,8 @@ impl Intake {
     /// Writes where the log of a file begins: at its head, or where the source gives it from.
     fn begin_file(&mut self, head: Head, starts: u32) {
         let whole = head.end != 0 && head.end as u32 == starts;
-        let position = if whole { FILE_START } else { u64::from(starts) };
+        let resumed = self.resumed.take().filter(|resumed| *resumed as u32 == starts);
+        let position = if whole { FILE_START } else { resumed.unwrap_or(u64::from(starts)) };
         self.flush();
         self.write_note(position, &head.description);
         self.file = Some(File {
@@ -566,12 +579,28 @@ impl Intake {
                 self.copy(&note);
             }
         }
-        if let (Some(goal), Some(file)) = (&self.goal, &self.file)
-            && (*goal.file < *file.name || (*goal.file == *file.name && goal.position <= file.position))
+        if let Some(file) = &self.file
+            && self.reaches_goal(&file.name, file.position)
         {
             self.catch_up();
         }
         Ok(())
+    }
+
+    /// Whether a place is where the log ended when the dump began, or behind that.
+    fn reaches_goal(&self, file: &str, position: u64) -> bool {
+        // The number at a name's end has six digits until it needs more.
+        let reaches = |goal: &FilePlace| (goal.file.len(), &*goal.file, goal.position) <= (file.len(), file, position);
+        self.goal.as_ref().is_some_and(reaches)
+    }
+
+    /// Whether a heartbeat only says that transactions which we have were passed over: MySQL
+    /// sends one before it goes on behind them.
+    fn passes_over(&self, header: &Header, event: &[u8]) -> bool {
+        let place = || heartbeat::place(header, event);
+        self.flavor == Flavor::MySql
+            && self.goal.is_some()
+            && place().is_some_and(|place| !self.reaches_goal(&place.file, place.position))
     }
 
     fn catch_up(&mut self) {
@@ -615,6 +644,14 @@ fn refusal(packet: &[u8]) -> Error {
     };
     let text = said.message.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if has(&["anonymous transaction"]) {
+        let text =
+            format!("the source's log holds transactions without GTIDs, which it does not give away: {}", said.message);
+        return Error::config(text).because(said).hint(
+            "SET GLOBAL gtid_mode = ON_PERMISSIVE, and ON again once later transactions are archived; or purge the \
+             binlog files that hold them",
+        );
+    }
     let kind = if has(&["more gtids than", "is not in the master's binlog", "diverge", "alternate history"]) {
         Kind::NotRecoverable
     } else if has(&["purged", "could not find", "too old", "not in index"]) {
@@ -624,3 +661,6 @@ fn refusal(packet: &[u8]) -> Error {
     };
     Error::new(kind, format!("the source does not give its log: {}", said.message)).because(said)
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,7 @@ use crate::segment::cutter::NO_FILES;
 
 pub mod dump;
 pub mod facts;
+mod heartbeat;
 pub mod intake;
 
 use dump::Start;
@@ -285,6 +286,12 @@ impl Stream {
                 time: now.saturating_add(-HEARTBEAT_DELAY_MICROS),
                 reply_requested: false,
                 idle: true,
+            },
+            Taken::Alive => StreamEvent::Keepalive {
+                log_end: self.expected_end.max(Offset(self.intake.offset().0 + 1)),
+                time: now,
+                reply_requested: false,
+                idle: false,
             },
             Taken::CaughtUp(log_end) => StreamEvent::CaughtUp { log_end, time: self.begun },
         }

@@ -51,6 +51,23 @@ impl MySqlServer {
         self.binlogs().pop().expect("a binlog file")
     }
 
+    /// Waits until the log stands still, after all who write have ended. In the background,
+    /// MariaDB says in each new file when no older one is needed for crash recovery any more
+    /// (a `Binlog_checkpoint` event that names the file itself), some time after everything
+    /// else.
+    pub fn wait_for_quiet_log(&self) {
+        if !self.make().is_mariadb() {
+            return;
+        }
+        condition("the checkpoint of the newest binlog file", PATIENCE, || {
+            let file = self.log_end().name;
+            let events = self.rows(&format!("show binlog events in '{file}'"));
+            // Log_name, Pos, Event_type, Server_id, End_log_pos, Info.
+            let names_itself = |row: &Vec<String>| row[2] == "Binlog_checkpoint" && row[5] == file;
+            events.iter().any(names_itself).then_some(())
+        });
+    }
+
     /// All of the log's bytes, over all files.
     pub fn log_bytes(&self) -> u64 {
         self.binlogs().iter().map(|log| log.size).sum()

@@ -75,6 +75,21 @@ impl MySqlServer {
         Self::open(scratch, name, make, data, options)
     }
 
+    /// The same with another server program.
+    pub fn start_with<S: AsRef<str>>(
+        scratch: &Scratch,
+        name: &str,
+        make: Make,
+        program: PathBuf,
+        options: &[S],
+    ) -> Self {
+        let data = template::copy(make, scratch, name);
+        let mut server = Self::at(scratch, name, make, data, options);
+        server.program = program;
+        server.run();
+        server
+    }
+
     /// A server on an existing data directory (a restored one), not started yet.
     pub fn at<S: AsRef<str>>(scratch: &Scratch, name: &str, make: Make, data: PathBuf, options: &[S]) -> Self {
         // Never the same twice in a test: a server is deaf to events of its own id.
