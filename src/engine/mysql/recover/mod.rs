@@ -31,6 +31,7 @@ use crate::model::time::SystemClock;
 
 mod base;
 mod feed;
+mod logical;
 mod programs;
 mod server;
 pub mod settings;

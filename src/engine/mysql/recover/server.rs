@@ -46,6 +46,7 @@ pub(super) struct PrivateServer {
     child: Child,
     sockets: PathBuf,
     log: PathBuf,
+    info: ConnInfo,
     session: Option<Session>,
 }
 
@@ -82,15 +83,15 @@ impl PrivateServer {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| Error::io("start", programs.server(), e))?;
-        let mut server = Self { machine: machine.clone(), child, sockets, log, session: None };
         let info = ConnInfo {
-            endpoints: vec![Endpoint::Unix(server.sockets.join("s"))],
+            endpoints: vec![Endpoint::Unix(sockets.join("s"))],
             user: ACCOUNT.into(),
             password: Some(password),
             database: None,
             connect_timeout: Duration::from_secs(10),
             tls: Tls::default(),
         };
+        let mut server = Self { machine: machine.clone(), child, sockets, log, info: info.clone(), session: None };
         server.session = Some(server.connect(&info).await?);
         let _ = fs::remove_file(&init);
         Ok(server)
@@ -196,7 +197,20 @@ impl PrivateServer {
         for statement in statements {
             session.execute(&statement).await?;
         }
-        session.execute("SHUTDOWN").await?;
+        self.shut_down().await
+    }
+
+    /// How to connect to it.
+    pub(super) const fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// Shuts it down cleanly.
+    ///
+    /// # Errors
+    /// When it does not end, or not well.
+    pub(super) async fn shut_down(mut self) -> Result<()> {
+        self.session()?.execute("SHUTDOWN").await?;
         self.session = None;
         match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
