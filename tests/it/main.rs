@@ -23,6 +23,7 @@ mod failover;
 mod harness;
 mod holes;
 mod mysql_harness;
+mod mysql_logical;
 mod mysql_restore;
 mod mysql_serve;
 mod mysql_stream;
