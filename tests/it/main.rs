@@ -28,6 +28,7 @@ mod mysql_features;
 mod mysql_harness;
 mod mysql_large;
 mod mysql_live;
+mod mysql_logical;
 mod mysql_restore;
 mod mysql_serve;
 mod mysql_stream;

@@ -120,7 +120,7 @@ async fn place(connection: &mut Connection, facts: &Facts, account: &str) -> Res
 }
 
 /// The number of the server's error.
-fn code(error: &Error) -> Option<u16> {
+pub(super) fn code(error: &Error) -> Option<u16> {
     ServerError::find(error).map(|said| said.code)
 }
 

@@ -1,4 +1,4 @@
-//! Base backups: by the servers' own tools, where pitr stands beside the data.
+//! Base backups: by the servers' own tools, where pitr stands beside the data; else by statements.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,14 @@ use crate::engine::{BaseOptions, BaseStream, Method};
 use crate::error::{Error, Kind, Result};
 
 pub mod clone;
+pub mod logical;
 mod mariadb_backup;
 pub mod mbstream;
 pub(super) mod tool;
 mod xtrabackup;
 
 /// What a base backup is taken of.
+#[derive(Clone)]
 pub(super) struct Origin {
     /// How to connect.
     pub(super) info: ConnInfo,
@@ -32,12 +34,28 @@ pub(super) struct Origin {
 /// [`Kind::Config`] when a method cannot work here, with what it lacks.
 pub(super) async fn begin(origin: Origin, options: &BaseOptions) -> Result<Box<dyn BaseStream>> {
     match (options.method, origin.facts.flavor) {
-        (Method::Auto | Method::MariadbBackup, Flavor::MariaDb) => mariadb_backup::begin(origin),
-        (Method::Auto | Method::Clone, Flavor::MySql) => clone::begin(origin).await,
+        (Method::Auto, flavor) => {
+            let physical = match flavor {
+                Flavor::MariaDb => mariadb_backup::begin(origin.clone()),
+                Flavor::MySql => clone::begin(origin.clone()).await,
+            };
+            match physical {
+                // What it lacks is for the operator to see: it would be faster there, and back again.
+                Err(error) if error.kind() == Kind::Config => {
+                    tracing::warn!(%error, "the base backup is a logical one: the server's files cannot be had");
+                    logical::begin(origin).await
+                }
+                begun => begun,
+            }
+        }
+        (Method::Logical, _) => logical::begin(origin).await,
+        (Method::MariadbBackup, Flavor::MariaDb) => mariadb_backup::begin(origin),
+        (Method::Clone, Flavor::MySql) => clone::begin(origin).await,
         (Method::Xtrabackup, Flavor::MySql) => xtrabackup::begin(origin),
         (method, flavor) => {
             Err(Error::new(Kind::Config, format!("a base backup of {flavor} by {method} is not possible")).hint(
-                "on the database's own host, MariaDB is backed up with mariadb-backup, MySQL with clone or xtrabackup",
+                "on the database's own host, MariaDB is backed up with mariadb-backup, MySQL with clone or xtrabackup; \
+                 from anywhere either with logical",
             ))
         }
     }

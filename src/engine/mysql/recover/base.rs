@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::programs::Programs;
 use super::{Base, RecoveryJob};
+use crate::engine::mysql::base::logical::script;
 use crate::engine::mysql::base::tool::place;
 use crate::engine::mysql::flavor::Flavor;
 use crate::engine::os_user::OsUser;
@@ -30,6 +31,9 @@ const USE_MEMORY: &str = "--use-memory=512M";
 
 /// Applies to a base of a tool's what the server wrote while it was taken.
 pub(super) async fn prepare(job: &RecoveryJob, programs: &Programs, user: &OsUser) -> Result<Base> {
+    if job.dir.join(script::DIR).is_dir() {
+        return super::logical::load(job, programs, user).await;
+    }
     let flavor = super::super::flavor(&job.identity);
     let settings = settings(&job.dir.join("backup-my.cnf"))?;
     let Some(info) = BINLOG_INFO.iter().map(|name| job.dir.join(name)).find(|path| path.is_file()) else {
@@ -71,7 +75,7 @@ pub(super) async fn prepare(job: &RecoveryJob, programs: &Programs, user: &OsUse
     Ok(Base { place: Some(place), settings })
 }
 
-fn settings(path: &Path) -> Result<Vec<String>> {
+pub(super) fn settings(path: &Path) -> Result<Vec<String>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -31,6 +31,7 @@ use crate::model::cluster::Identity;
 use crate::model::time::SystemClock;
 
 mod base;
+mod logical;
 mod orphan;
 mod programs;
 pub(super) mod replica;

@@ -39,6 +39,7 @@ pub(super) struct PrivateServer {
     child: Child,
     sockets: PathBuf,
     log: PathBuf,
+    info: ConnInfo,
     replica: Option<Replica>,
     /// Events that were off before the replay because this server, or the source, is a replica.
     off: Vec<String>,
@@ -77,17 +78,18 @@ impl PrivateServer {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| Error::io("start", programs.server(), e))?;
-        let mut server = Self { machine: machine.clone(), child, sockets, log, replica: None, off: Vec::new() };
         let info = ConnInfo {
-            endpoints: vec![Endpoint::Unix(server.sockets.join("s"))],
+            endpoints: vec![Endpoint::Unix(sockets.join("s"))],
             user: ACCOUNT.into(),
             password: Some(password),
             database: None,
             connect_timeout: Duration::from_secs(10),
             tls: Tls::default(),
         };
+        let (machine, shared) = (machine.clone(), info.clone());
+        let mut server = Self { machine, child, sockets, log, info: shared, replica: None, off: Vec::new() };
         let session = server.connect(&info).await?;
-        server.replica = Some(Replica::new(session, machine.flavor, machine.version));
+        server.replica = Some(Replica::new(session, server.machine.flavor, server.machine.version));
         let _ = fs::remove_file(&init);
         Ok(server)
     }
@@ -205,7 +207,20 @@ impl PrivateServer {
         for statement in settings::leave(&self.machine, ACCOUNT) {
             self.execute(&statement).await?;
         }
-        self.replica()?.session().execute("SHUTDOWN").await?;
+        self.shut_down().await
+    }
+
+    /// How to connect to it.
+    pub(super) const fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// Shuts it down cleanly.
+    ///
+    /// # Errors
+    /// When it does not end, or not well.
+    pub(super) async fn shut_down(mut self) -> Result<()> {
+        self.execute("SHUTDOWN").await?;
         self.replica = None;
         match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),

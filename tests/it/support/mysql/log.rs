@@ -122,7 +122,7 @@ impl MySqlServer {
         ));
         let mut statements = String::new();
         for table in &tables {
-            let name = format!("`{}`.`{}`", table[0], table[1]);
+            let name = format!("`{}`.`{}`", table[0].replace('`', "``"), table[1].replace('`', "``"));
             statements += &format!("select count(*) from {name}; checksum table {name} extended;\n");
         }
         let lines = self.rows(&statements);
