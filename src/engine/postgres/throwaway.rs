@@ -4,20 +4,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use async_trait::async_trait;
+
 use super::connect::{Connection, Mode, connect};
 use super::conninfo::ConnInfo;
 use super::recover::Programs;
+use crate::engine::Engine;
 use crate::engine::os_user::OsUser;
+use crate::engine::throwaway::{Dialect, Session, Throwaway};
 use crate::error::{Error, Result};
 
 /// A server in a directory of its own, reachable through a socket in it.
-pub struct Throwaway {
+pub struct PostgresThrowaway {
     programs: Programs,
     user: OsUser,
     root: PathBuf,
 }
 
-impl Throwaway {
+impl PostgresThrowaway {
     /// Makes and starts a server below `root`, an empty directory with a short path.
     ///
     /// # Errors
@@ -42,30 +46,14 @@ impl Throwaway {
         Ok(server)
     }
 
-    /// Major version and the like, as the programs print it.
-    #[must_use]
-    pub fn programs(&self) -> &Programs {
-        &self.programs
-    }
-
-    /// The server as a source.
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("postgres://postgres@/postgres?host={}&port=5432", self.root.display())
-    }
-
     /// Stops the server in `dir`, this one or one restored from it.
-    ///
-    /// # Errors
-    /// What `pg_ctl` said.
-    pub fn stop(&self, dir: &Path) -> Result<()> {
+    fn stop_in(&self, dir: &Path) -> Result<()> {
         let mut stop = Command::new(self.programs.path("pg_ctl"));
         self.run(stop.arg("-D").arg(dir).args(["-m", "fast", "-w", "stop"]))
     }
 
     /// The data directory.
-    #[must_use]
-    pub fn data(&self) -> PathBuf {
+    fn data(&self) -> PathBuf {
         self.root.join("data")
     }
 
@@ -93,16 +81,54 @@ impl Throwaway {
     }
 }
 
-impl Drop for Throwaway {
+impl Drop for PostgresThrowaway {
     fn drop(&mut self) {
-        let _ = self.stop(&self.data());
+        let _ = self.stop_in(&self.data());
     }
 }
 
-/// An ordinary session with a server, for plain SQL.
-///
-/// # Errors
-/// As [`connect`].
-pub async fn session(url: &str) -> Result<Connection> {
-    connect(&ConnInfo::resolve(url, &|_| None)?, Mode::Sql).await
+#[async_trait]
+impl Throwaway for PostgresThrowaway {
+    fn engine(&self) -> Box<dyn Engine> {
+        Box::new(super::Postgres)
+    }
+
+    fn title(&self) -> String {
+        "PostgreSQL".to_owned()
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://postgres@/postgres?host={}&port=5432", self.root.display())
+    }
+
+    fn bin_dir(&self) -> &Path {
+        self.programs.dir()
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect {
+            serial: "bigserial",
+            moment: "timestamptz not null default clock_timestamp()",
+            now: "(extract(epoch from clock_timestamp()) * 1000000)::bigint",
+            at: "(extract(epoch from at) * 1000000)::bigint",
+        }
+    }
+
+    async fn session(&self, url: &str) -> Result<Box<dyn Session>> {
+        let connection = connect(&ConnInfo::resolve(url, &|_| None)?, Mode::Sql).await?;
+        Ok(Box::new(OrdinarySession(connection)))
+    }
+
+    async fn stop(&self, dir: &Path, _url: &str) -> Result<()> {
+        self.stop_in(dir)
+    }
+}
+
+struct OrdinarySession(Connection);
+
+#[async_trait]
+impl Session for OrdinarySession {
+    async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        Ok(self.0.query(sql).await?.into_iter().flat_map(|result| result.rows).collect())
+    }
 }

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use mysql_async::prelude::Queryable as _;
@@ -34,9 +33,6 @@ const REDO_LOG_SWITCH: (u32, u32, u32) = (8, 0, 21);
 /// How many files of rows are loaded at once, at most.
 const LOADERS: usize = 8;
 
-/// Lines of what a program says that an error repeats.
-const SAID_LINES: usize = 8;
-
 /// Makes the base in the job's directory a data directory.
 ///
 /// # Errors
@@ -53,7 +49,7 @@ pub(super) async fn load(job: &RecoveryJob, programs: &Programs, user: &OsUser) 
         Error::corruption(format!("{} does not say where in the binlog the base ends", position.display()))
     })?;
     let settings = super::base::settings(&dump.join(script::SETTINGS))?;
-    make_directory(job, programs, user, &settings).await?;
+    programs.make_directory(user, flavor, &job.dir, &job.scratch, &settings).await?;
 
     let base = Base { place: None, settings };
     let machine = super::machine(job, programs);
@@ -79,39 +75,6 @@ pub(super) async fn load(job: &RecoveryJob, programs: &Programs, user: &OsUser) 
     server.shut_down().await?;
     fs::remove_dir_all(&dump).map_err(|e| Error::io("remove", &dump, e))?;
     Ok(Base { place: Some(place), settings: base.settings })
-}
-
-/// Has the server's programs make an empty data directory.
-async fn make_directory(job: &RecoveryJob, programs: &Programs, user: &OsUser, settings: &[String]) -> Result<()> {
-    let program = match super::super::flavor(&job.identity) {
-        Flavor::MySql => programs.server().to_path_buf(),
-        Flavor::MariaDb => programs.path(&["mariadb-install-db", "mysql_install_db"]).ok_or_else(|| {
-            Error::config("mariadb-install-db, which makes the directory for a logical base, was not found")
-                .hint("it comes with the server; say with --bin-dir where it is")
-        })?,
-    };
-    let mut command = Command::new(&program);
-    command.args(["--no-defaults", &format!("--datadir={}", job.dir.display())]);
-    command.args(settings.iter().map(|setting| format!("--{setting}")));
-    match super::super::flavor(&job.identity) {
-        Flavor::MySql => command.arg("--initialize-insecure"),
-        Flavor::MariaDb => command.args(["--auth-root-authentication-method=normal", "--skip-test-db"]),
-    };
-    command.stdin(Stdio::null()).current_dir(&job.scratch);
-    user.apply(&mut command);
-    let output = tokio::process::Command::from(command)
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|e| Error::io("run", &program, e))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    let lines: Vec<&str> = said.lines().collect();
-    let last = lines.get(lines.len().saturating_sub(SAID_LINES)..).unwrap_or_default().join("\n    ");
-    Err(Error::failure(format!("{} could not make a data directory:\n    {last}", program.display())))
 }
 
 /// Loads every file of rows in `dir`, the largest first.

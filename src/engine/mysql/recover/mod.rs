@@ -33,7 +33,7 @@ use crate::model::time::SystemClock;
 mod base;
 mod logical;
 mod orphan;
-mod programs;
+pub(super) mod programs;
 pub(super) mod replica;
 mod server;
 pub mod settings;

@@ -1,15 +1,19 @@
 //! Where the server's programs are.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::engine::RecoveryJob;
 use crate::engine::mysql::flavor::Flavor;
+use crate::engine::os_user::OsUser;
 use crate::error::{Error, Result};
 
 /// Where packages put them.
 const USUAL: [&str; 6] =
     ["/usr/sbin", "/usr/bin", "/usr/libexec", "/usr/local/mysql/bin", "/usr/local/mariadb/bin", "/usr/local/bin"];
+
+/// Lines of what a program says that are kept for an error message.
+const SAID_LINES: usize = 8;
 
 /// The names of the server program, newest first.
 fn servers(flavor: Flavor) -> &'static [&'static str] {
@@ -21,7 +25,7 @@ fn servers(flavor: Flavor) -> &'static [&'static str] {
 
 /// The programs of a server of the right kind and version.
 #[derive(Clone, Debug)]
-pub(super) struct Programs {
+pub(in crate::engine::mysql) struct Programs {
     server: PathBuf,
     dir: PathBuf,
     version: String,
@@ -35,9 +39,37 @@ impl Programs {
     pub(super) fn find(job: &RecoveryJob) -> Result<Self> {
         let flavor = super::super::flavor(&job.identity);
         let wanted = job.identity.server_version;
+        let others = match Self::search(flavor, job.bin_dir.as_deref(), |version| number(version) == Some(wanted)) {
+            Ok(found) => return Ok(found),
+            Err(others) => others,
+        };
+        let wanted = format!("{flavor} {}.{}", wanted / 100, wanted % 100);
+        let error = Error::config(format!("the server program of {wanted}, of which the base is, was not found"));
+        Err(if others.is_empty() {
+            error.hint(format!("install the server of {wanted}, or say with --bin-dir where its programs are"))
+        } else {
+            error.hint(format!("there is only: {}; say with --bin-dir where {wanted} is", others.join("; ")))
+        })
+    }
+
+    /// Finds the programs of any version: in `bin_dir`, else in the usual places.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Config`] when there are none.
+    pub(in crate::engine::mysql) fn any(flavor: Flavor, bin_dir: Option<&Path>) -> Result<Self> {
+        Self::search(flavor, bin_dir, |_| true).map_err(|_| {
+            Error::config(format!("the server program of {flavor} was not found")).hint(
+                "install it (`scripts/install-mysql.sh`, with --all for MySQL), or say with --bin-dir where it is",
+            )
+        })
+    }
+
+    /// The first server program whose version will do, else what there is instead.
+    fn search(flavor: Flavor, bin_dir: Option<&Path>, will_do: impl Fn(&str) -> bool) -> Result<Self, Vec<String>> {
         let mut places: Vec<PathBuf> = Vec::new();
-        match &job.bin_dir {
-            Some(dir) => places.push(dir.clone()),
+        match bin_dir {
+            // They are run from other directories than this.
+            Some(dir) => places.push(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())),
             None => {
                 let path = std::env::var_os("PATH").unwrap_or_default();
                 places.extend(std::env::split_paths(&path));
@@ -52,33 +84,70 @@ impl Programs {
                     continue;
                 }
                 let Some((of, version)) = version_of(&server) else { continue };
-                if of == flavor && number(&version) == Some(wanted) {
+                if of == flavor && will_do(&version) {
                     return Ok(Self { server, dir, version });
                 }
                 others.push(format!("{} is {of} {version}", server.display()));
             }
         }
-        let wanted = format!("{flavor} {}.{}", wanted / 100, wanted % 100);
-        let error = Error::config(format!("the server program of {wanted}, of which the base is, was not found"));
-        Err(if others.is_empty() {
-            error.hint(format!("install the server of {wanted}, or say with --bin-dir where its programs are"))
-        } else {
-            error.hint(format!("there is only: {}; say with --bin-dir where {wanted} is", others.join("; ")))
-        })
+        Err(others)
+    }
+
+    /// Has the programs make an empty data directory.
+    ///
+    /// # Errors
+    /// What they said.
+    pub(in crate::engine::mysql) async fn make_directory(
+        &self,
+        user: &OsUser,
+        flavor: Flavor,
+        dir: &Path,
+        scratch: &Path,
+        settings: &[String],
+    ) -> Result<()> {
+        let program = match flavor {
+            Flavor::MySql => self.server().to_path_buf(),
+            Flavor::MariaDb => self.path(&["mariadb-install-db", "mysql_install_db"]).ok_or_else(|| {
+                Error::config("mariadb-install-db, which makes data directories, was not found")
+                    .hint("it comes with the server; say with --bin-dir where it is")
+            })?,
+        };
+        let mut command = Command::new(&program);
+        command.args(["--no-defaults", &format!("--datadir={}", dir.display())]);
+        command.args(settings.iter().map(|setting| format!("--{setting}")));
+        match flavor {
+            Flavor::MySql => command.arg("--initialize-insecure"),
+            Flavor::MariaDb => command.args(["--auth-root-authentication-method=normal", "--skip-test-db"]),
+        };
+        command.stdin(Stdio::null()).current_dir(scratch);
+        user.apply(&mut command);
+        let output = tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(|e| Error::io("run", &program, e))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<&str> = said.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(SAID_LINES)..).unwrap_or_default().join("\n    ");
+        Err(Error::failure(format!("{} could not make a data directory:\n    {last}", program.display())))
     }
 
     /// The server program.
-    pub(super) fn server(&self) -> &Path {
+    pub(in crate::engine::mysql) fn server(&self) -> &Path {
         &self.server
     }
 
     /// The directory it is in.
-    pub(super) fn dir(&self) -> &Path {
+    pub(in crate::engine::mysql) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Its version, as it says.
-    pub(super) fn version(&self) -> &str {
+    pub(in crate::engine::mysql) fn version(&self) -> &str {
         &self.version
     }
 
