@@ -22,6 +22,7 @@ mod damage;
 mod failover;
 mod harness;
 mod holes;
+mod mysql_changes;
 mod mysql_harness;
 mod mysql_restore;
 mod mysql_serve;
