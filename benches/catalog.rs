@@ -8,12 +8,14 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use pitr::catalog::index::{self, Index};
 use pitr::catalog::layout::{Layout, ObjectName};
 use pitr::catalog::{BaseInfo, Codec, Holder, SegmentInfo, load};
+use pitr::model::changes::{Kinds, Touched};
 use pitr::model::offset::{Offset, OffsetRange};
 use pitr::model::position::Position;
 use pitr::model::summary::Summary;
@@ -42,6 +44,15 @@ fn segment(n: u64) -> SegmentInfo {
     }
 }
 
+/// Ten tables in each, and now and then others.
+fn touched(n: u64) -> Arc<Touched> {
+    let tables = (0..10).map(|table| {
+        let table = if table == 9 { n % 100 } else { table };
+        (format!("shop.table_{table}").into(), Kinds::from_bits(7).unwrap())
+    });
+    Arc::new(Touched { tables: tables.collect(), more: false })
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let count = std::env::args().find_map(|arg| arg.parse::<u64>().ok()).unwrap_or(1_000_000);
@@ -67,6 +78,7 @@ async fn main() {
             epoch: 1,
             segments: (at..end).map(segment).collect(),
             restore_points: Vec::new(),
+            touched: (at..end).map(touched).collect(),
         };
         let encoded = index.encode(&cluster).unwrap();
         bytes += encoded.len();

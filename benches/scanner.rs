@@ -1,22 +1,28 @@
-//! How fast the scanner reads PostgreSQL's log.
+//! How fast the scanners read the log of PostgreSQL, MySQL and MariaDB.
 //!
 //! ```text
 //! cargo bench --bench scanner -- /path/to/pg_wal [rounds]
+//! cargo bench --bench scanner -- /path/to/binlogs [rounds]
 //! ```
 //!
-//! Reads every WAL file of the directory into memory, which therefore must hold
-//! them, and scans them in order in pieces of 128 KiB (as a walsender sends them).
-//! A scan begins anew where the files do not follow each other and where the log
+//! Reads every WAL file of the directory into memory, or every binlog (`binlog.000001`, ...), which
+//! therefore must hold them, and scans them in order in pieces of 128 KiB (as a walsender sends
+//! them). A scan of WAL begins anew where the files do not follow each other and where the log
 //! ends. Prints the bytes scanned, the marks seen and the speed of the best round.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
 
+use pitr::engine::mysql::binlog::BinlogScanner;
+use pitr::engine::mysql::binlog::event::{MAGIC, kind};
+use pitr::engine::mysql::binlog::note::{FILE_START, FileNote, Note};
+use pitr::engine::mysql::flavor::Flavor;
 use pitr::engine::postgres::wal::{WalScanner, name};
 use pitr::engine::{Detail, ScanStart, Scanner};
 use pitr::model::cluster::Identity;
 use pitr::model::offset::Offset;
+use pitr::model::summary::Summary;
 
 /// What a walsender puts into one message (`MAX_SEND_SIZE`).
 const PIECE_BYTES: usize = 128 << 10;
@@ -30,6 +36,11 @@ fn main() {
     let rounds: u32 = arguments.next().map_or(5, |r| r.parse().expect("rounds is a number"));
 
     let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
+    let binlogs = files.iter().filter(|path| path.extension().is_some_and(|number| number.len() == 6));
+    let binlogs = binlogs.cloned().collect::<Vec<_>>();
+    if !binlogs.is_empty() {
+        return binlog(binlogs, rounds);
+    }
     files.retain(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.len() == 24));
     files.sort();
     let files: Vec<(String, Vec<u8>)> = files
@@ -53,22 +64,56 @@ fn main() {
         },
     };
 
-    for detail in [Detail::Marks, Detail::Records] {
-        let mut best = Duration::MAX;
-        let (mut bytes, mut seen) = (0, 0);
-        for _ in 0..rounds {
+    best_of(rounds, &[Detail::Marks, Detail::Records], |detail| scan(&identity, &files, detail));
+}
+
+/// Scans once more with each detail in turn, `rounds` times, and prints the best of each.
+fn best_of(rounds: u32, details: &[Detail], mut scan: impl FnMut(Detail) -> (u64, usize)) {
+    let mut best = vec![(Duration::MAX, (0, 0)); details.len()];
+    for _ in 0..rounds {
+        for (detail, best) in details.iter().zip(&mut best) {
             let began = Instant::now();
-            (bytes, seen) = scan(&identity, &files, detail);
-            best = best.min(began.elapsed());
+            let scanned = scan(*detail);
+            *best = (best.0.min(began.elapsed()), scanned);
         }
-        let seconds = best.as_secs_f64();
-        let megabytes = bytes as f64 / 1e6;
-        println!(
-            "{detail:?}: {megabytes:.0} MB, {seen} marks, {:.0} MB/s, {:.3} s/GB",
-            megabytes / seconds,
-            seconds / (bytes as f64 / 1e9)
-        );
     }
+    for (detail, (time, (bytes, seen))) in details.iter().zip(best) {
+        let (seconds, megabytes) = (time.as_secs_f64(), bytes as f64 / 1e6);
+        let (speed, cost) = (megabytes / seconds, seconds / (megabytes / 1e3));
+        println!("{detail:?}: {megabytes:.0} MB, {seen} marks, {speed:.0} MB/s, {cost:.3} s/GB");
+    }
+}
+
+/// Binlogs as the archive holds them: a note before each, without their magic.
+fn binlog(mut paths: Vec<std::path::PathBuf>, rounds: u32) {
+    paths.sort();
+    let mut log = Vec::new();
+    let mut flavor = Flavor::MySql;
+    for path in paths {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        log.extend(Note::File(FileNote { server: "server".to_owned(), name, position: FILE_START }).encode());
+        let mut file = std::fs::read(path).unwrap();
+        // The mark that the file is open, which no source sends.
+        file[MAGIC.len() + 17] &= 0xfe;
+        let list = MAGIC.len() + u32::from_le_bytes(file[13..17].try_into().unwrap()) as usize;
+        if file[list + 4] == kind::GTID_LIST {
+            flavor = Flavor::MariaDb;
+        }
+        log.extend_from_slice(&file[MAGIC.len()..]);
+    }
+    best_of(rounds, &[Detail::Marks, Detail::Changes], |detail| {
+        let (mut marks, mut seen) = (Vec::new(), 0);
+        let mut summary = Summary::empty(Offset(1 << 24), Offset(1 << 24));
+        let mut scanner = BinlogScanner::new(flavor, Offset(1 << 24), detail);
+        for piece in log.chunks(PIECE_BYTES) {
+            marks.clear();
+            scanner.feed(piece, &mut marks).expect("sound binlogs");
+            marks.iter().for_each(|mark| summary.add(mark));
+            seen += marks.len();
+        }
+        summary.changes = scanner.take_changes();
+        (log.len() as u64, seen)
+    });
 }
 
 fn scan(identity: &Identity, files: &[(String, Vec<u8>)], detail: Detail) -> (u64, usize) {

@@ -15,7 +15,7 @@
 //! 16  8  start of the range 24  8  end of the range
 //! 32  4  segments           36  4  restore points
 //! 40  1  length of the cluster's name, then the name
-//!        segments, restore points
+//!        segments, restore points, tables
 //!        4  CRC-32C of everything before
 //! ```
 //!
@@ -32,10 +32,18 @@
 //!          z   lowest id - that of the segment before      v   highest - lowest    (flag 4)
 //! point    v   end, difference           z   time, difference
 //!          v   bytes of the name, then the name
+//! tables   v   names, each: v bytes of the name, then the name
+//!          v   sets, each: v tables * 2 + 1 if there are more, and for each: v which name, u8 kinds
+//!              runs, until there is a set for each segment: v segments, v which set
 //! ```
+//! Names, and sets, are numbered from 0 in the order of their first use, and none is there twice.
+//! No set: no segment changes any table that is known.
+
+use std::sync::Arc;
 
 use super::{Codec, Holder, SegmentInfo, TimelineLog};
 use crate::error::{Error, Result};
+use crate::model::changes::Touched;
 use crate::model::cluster::ClusterName;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::RestorePoint;
@@ -43,6 +51,7 @@ use crate::model::time::Timestamp;
 use crate::model::timeline::TimelineId;
 
 mod fields;
+mod touched;
 
 use fields::{Reader, put_signed, put_unsigned};
 
@@ -70,6 +79,8 @@ pub struct Index {
     pub segments: Vec<SegmentInfo>,
     /// The restore points in the range, in order.
     pub restore_points: Vec<RestorePoint>,
+    /// Which tables each of the segments changes; empty if none of them changes any.
+    pub touched: Vec<Arc<Touched>>,
 }
 
 /// Which index to write next, if one is due. `log` is what the catalog holds.
@@ -108,9 +119,14 @@ impl Index {
     /// The index of what `log` holds in `range`.
     #[must_use]
     pub fn of(log: &TimelineLog, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Self {
-        let segments = log.segments.iter().filter(|s| range.covers(s.range)).copied().collect();
+        let segments: Vec<SegmentInfo> = log.segments.iter().filter(|s| range.covers(s.range)).copied().collect();
+        let touched = |segment: &SegmentInfo| log.touched.get(&segment.range.start).cloned().unwrap_or_default();
+        let touched = match log.touched.range(range.start..range.end).next() {
+            Some(_) => segments.iter().map(touched).collect(),
+            None => Vec::new(),
+        };
         let points = log.restore_points.iter().filter(|p| range.start < p.end && p.end <= range.end);
-        Self { timeline, range, epoch, segments, restore_points: points.cloned().collect() }
+        Self { timeline, range, epoch, segments, restore_points: points.cloned().collect(), touched }
     }
 
     /// Its bytes.
@@ -152,6 +168,10 @@ impl Index {
             out.extend_from_slice(point.name.as_bytes());
             (end, time) = (point.end.0, point.time.0);
         }
+        if !matches!(self.touched.len(), n if n == 0 || n == self.segments.len()) {
+            return Err(bug("it does not tell of each segment's tables"));
+        }
+        touched::put(&mut out, &self.touched);
         out.extend_from_slice(&crc_fast::crc32_iscsi(&out).to_le_bytes());
         Ok(out)
     }
@@ -168,7 +188,8 @@ impl Index {
         (timeline, range, epoch): (TimelineId, OffsetRange, u32),
         bytes: &[u8],
     ) -> Result<Self> {
-        let expected = Self { timeline, range, epoch, segments: Vec::new(), restore_points: Vec::new() };
+        let (segments, restore_points, touched) = (Vec::new(), Vec::new(), Vec::new());
+        let expected = Self { timeline, range, epoch, segments, restore_points, touched };
         expected.filled(cluster, bytes).map_err(|flaw| {
             Error::corruption(format!("index {name} {flaw}"))
                 .hint("an index only repeats the footers of segments: run `pitr verify`, and once the segments prove sound, remove it")
@@ -216,6 +237,7 @@ impl Index {
                 .ok_or_else(|| format!("holds no sound restore point at place {at}"))?;
             self.restore_points.push(last.clone());
         }
+        self.touched = touched::read(&mut r, self.segments.len()).ok_or("does not say soundly which tables changed")?;
         if r.0.is_empty() { Ok(self) } else { Err(format!("has {} bytes after its last entry", r.0.len())) }
     }
 }

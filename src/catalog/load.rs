@@ -12,6 +12,7 @@
 //! others hold what it held, they count. Names that contradict each other are refused.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
@@ -331,6 +332,9 @@ impl Loader<'_> {
             let Some(summary) = known.remove(&one) else { continue };
             log.segments.push(SegmentInfo::of(&summary, one.epoch, Holder::Segment(one.codec)));
             log.confirmed = summary.confirmed;
+            if !summary.changes.is_empty() {
+                log.touched.insert(summary.range.start, Arc::new(summary.changes.touched()));
+            }
             log.restore_points.extend(summary.restore_points);
         }
         Ok(())

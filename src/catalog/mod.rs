@@ -1,9 +1,11 @@
 //! What a cluster's store holds, as one value that plans are made from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::changes::Touched;
 use crate::model::cluster::Identity;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::position::Position;
@@ -77,6 +79,8 @@ pub struct TimelineLog {
     pub restore_points: Vec<RestorePoint>,
     /// Closed segments that no index holds yet, in order of their start.
     pub unindexed: Vec<SegmentInfo>,
+    /// Which tables the segments change that begin there, if they change any and no index tells.
+    pub touched: BTreeMap<Offset, Arc<Touched>>,
     /// Recorded gaps in order of their start.
     pub gaps: Vec<Gap>,
     /// Ranges of the rolled-up footers, in order, without those a wider one

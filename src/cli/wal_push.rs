@@ -99,7 +99,7 @@ async fn push(
     let log_file_bytes = archive.identity.log_file_bytes;
     let limits = Limits { log_file_bytes, segment_bytes: settings.stream.segment_bytes, flush_interval_micros: None };
     let mut scanner =
-        opened.engine.scanner(&archive.identity, timeline, ScanStart::LogFile(range.start), Detail::Marks);
+        opened.engine.scanner(&archive.identity, timeline, ScanStart::LogFile(range.start), Detail::Changes);
     let segments = cut(scanner.as_mut(), range, &bytes, &limits, partial).map_err(|e| e.context(path.display()))?;
     let Some(range) = segments.last().map(|last| OffsetRange::new(range.start, last.range.end)) else { return Ok(()) };
     if is_archived(opened, &files, timeline, range, &bytes).await? {
@@ -160,6 +160,7 @@ fn cut(
         }
         summary.boundary = scanner.boundary();
         marks.drain(..).for_each(|mark| summary.add(&mark));
+        summary.changes = scanner.take_changes();
         at = summary.range.end;
         segments.push(summary);
     }

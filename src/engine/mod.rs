@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::catalog::SegmentInfo;
 use crate::error::{Error, Kind, Result};
+use crate::model::changes::Changes;
 use crate::model::cluster::{Identity, ServerState};
 use crate::model::mark::Mark;
 use crate::model::offset::{Offset, OffsetRange};
@@ -355,6 +356,8 @@ pub enum ScanStart {
 pub enum Detail {
     /// Transactions and restore points.
     Marks,
+    /// The same, and [`Scanner::take_changes`] tells what they did, where the engine can tell.
+    Changes,
     /// Every record.
     Records,
 }
@@ -380,6 +383,12 @@ pub trait Scanner: Send + Sync {
     /// is more than the offset tells and where it is known.
     fn position(&self) -> Option<Position> {
         None
+    }
+
+    /// What the transactions did to tables that ended since this was last asked, for a scanner of
+    /// [`Detail::Changes`].
+    fn take_changes(&mut self) -> Changes {
+        Changes::default()
     }
 
     /// Tells the scanner, before it is fed, where it begins in the engine's words.

@@ -1,5 +1,6 @@
 //! Nouns that every module shares: no I/O, no async, no engine.
 
+pub mod changes;
 pub mod cluster;
 pub mod mark;
 pub mod offset;

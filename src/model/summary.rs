@@ -1,5 +1,6 @@
 //! What a segment's footer says of its segment.
 
+use super::changes::Changes;
 use super::mark::{Mark, MarkKind, Transaction};
 use super::offset::{Offset, OffsetRange};
 use super::position::Position;
@@ -39,6 +40,8 @@ pub struct Summary {
     pub last: Option<Transaction>,
     /// Restore points here, in log order.
     pub restore_points: Vec<RestorePoint>,
+    /// What the transactions here did to tables.
+    pub changes: Changes,
     /// The log is known to be complete up to this moment of the source's clock:
     /// every transaction that ended by then lies before `range.end`.
     pub confirmed: Option<Timestamp>,
@@ -59,6 +62,7 @@ impl Summary {
             ids: None,
             last: None,
             restore_points: Vec::new(),
+            changes: Changes::default(),
             confirmed: None,
             position: Position::default(),
         }
@@ -97,6 +101,7 @@ impl Summary {
         self.ids = widest(self.ids, next.ids);
         self.last = next.last.or(self.last);
         self.restore_points.extend(next.restore_points);
+        self.changes.merge(&next.changes);
         self.confirmed = self.confirmed.max(next.confirmed);
         self.position = next.position;
         Ok(self)

@@ -28,6 +28,10 @@
 //!                                         u32  n, then n bytes position
 //!                                         u32  n restore points, each:
 //!                                                u16 n and n bytes name, i64 time, u64 end
+//!                                         u8   1 if there were more tables          (tables)
+//!                                         u8   n tables, each:                      (tables)
+//!                                                u16 n and n bytes name, u8 kinds of changes,
+//!                                                u64 how many, for each kind
 //!                                         u32  CRC-32C of all the above
 //!                                         u32  bytes of the footer, all of it
 //!                                         [8]  "pitr-end"
@@ -40,6 +44,7 @@
 
 use super::bytes::{Fields, crc32c, put_text};
 use crate::error::{Error, Kind, Result};
+use crate::model::changes::{ChangeKind, Changes, Counts, Kinds, TABLES_MAX, TableChanges};
 use crate::model::cluster::ClusterName;
 use crate::model::mark::{Transaction, TransactionId};
 use crate::model::offset::{Offset, OffsetRange};
@@ -74,6 +79,7 @@ const LAST: u8 = 4;
 const CONFIRMED: u8 = 8;
 const LAST_COMMITTED: u8 = 16;
 const LAST_IS_TEXT: u8 = 32;
+const TABLES: u8 = 64;
 
 /// What stands before the log: whose it is and where it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,6 +187,7 @@ impl Footer {
         flag(summary.times.is_some(), TIMES);
         flag(summary.ids.is_some(), IDS);
         flag(summary.confirmed.is_some(), CONFIRMED);
+        flag(!summary.changes.is_empty(), TABLES);
         if let Some(last) = &summary.last {
             flag(true, LAST);
             flag(last.committed, LAST_COMMITTED);
@@ -227,6 +234,9 @@ impl Footer {
             put_text(out, "restore point's name", &point.name, NAME_BYTES_MAX, u16::to_le_bytes)?;
             out.extend_from_slice(&point.time.0.to_le_bytes());
             out.extend_from_slice(&point.end.0.to_le_bytes());
+        }
+        if !summary.changes.is_empty() {
+            put_changes(out, &summary.changes)?;
         }
         let whole = out.len() - at + 4 + TRAILER_BYTES;
         if whole > FOOTER_BYTES_MAX {
@@ -284,7 +294,7 @@ impl Footer {
         fields.take(HEAD)?;
         version(fields.u16()?)?;
         let flags = fields.u8()?;
-        let known = TIMES | IDS | LAST | CONFIRMED | LAST_COMMITTED | LAST_IS_TEXT;
+        let known = TIMES | IDS | LAST | CONFIRMED | LAST_COMMITTED | LAST_IS_TEXT | TABLES;
         if flags & !known != 0 || (flags & LAST == 0 && flags & (LAST_COMMITTED | LAST_IS_TEXT) != 0) {
             return Err(Error::corruption(format!(
                 "footer has flags {flags:#04x}, which version {VERSION} never sets"
@@ -329,9 +339,11 @@ impl Footer {
                 end: Offset(fields.u64()?),
             });
         }
+        let changes = if has(TABLES) { changes(&mut fields)? } else { Changes::default() };
         fields.end()?;
 
-        let summary = Summary { range, boundary, transactions, times, ids, last, restore_points, confirmed, position };
+        let summary =
+            Summary { range, boundary, transactions, times, ids, last, restore_points, changes, confirmed, position };
         let footer = Self { summary, raw_bytes, raw_crc, stored_crc };
         match footer.contradiction() {
             None => Ok((owner, footer)),
@@ -360,6 +372,49 @@ impl Footer {
         }
         None
     }
+}
+
+fn put_changes(out: &mut Vec<u8>, changes: &Changes) -> Result<()> {
+    let count = u8::try_from(changes.tables.len()).ok().filter(|count| usize::from(*count) <= TABLES_MAX);
+    let count = count.ok_or_else(|| Error::failure(format!("{} tables are too many", changes.tables.len())))?;
+    out.extend_from_slice(&[changes.more.into(), count]);
+    for TableChanges { table, counts } in &changes.tables {
+        put_text(out, "table's name", table, NAME_BYTES_MAX, u16::to_le_bytes)?;
+        let kinds = counts.kinds();
+        out.push(kinds.bits());
+        for kind in ChangeKind::ALL.into_iter().filter(|kind| kinds.has(*kind)) {
+            out.extend_from_slice(&counts.get(kind).to_le_bytes());
+        }
+    }
+    Ok(())
+}
+
+fn changes(fields: &mut Fields<'_>) -> Result<Changes> {
+    let unknown = |what: &str, value: u8| {
+        Error::corruption(format!("footer has {what} {value:#04x}, which version {VERSION} never writes"))
+    };
+    let more = match fields.u8()? {
+        0 => false,
+        1 => true,
+        other => return Err(unknown("a mark for more tables of", other)),
+    };
+    let count = fields.u8()?;
+    if usize::from(count) > TABLES_MAX || (count == 0 && !more) {
+        return Err(unknown("a number of tables of", count));
+    }
+    let mut tables = Vec::with_capacity(count.into());
+    for _ in 0..count {
+        let len = fields.u16()?;
+        let table = fields.text(len.into())?.into();
+        let bits = fields.u8()?;
+        let kinds = Kinds::from_bits(bits).ok_or_else(|| unknown("kinds of changes", bits))?;
+        let mut counts = Counts::default();
+        for kind in ChangeKind::ALL.into_iter().filter(|kind| kinds.has(*kind)) {
+            counts.add(kind, fields.u64()?);
+        }
+        tables.push(TableChanges { table, counts });
+    }
+    Ok(Changes { tables, more })
 }
 
 /// Writes the head of a skippable frame with its length open; gives where it begins.

@@ -174,7 +174,7 @@ impl Run<'_> {
 
     pub(super) fn fresh(&self, timeline: TimelineId, start: Offset) -> Ready {
         let scanner =
-            self.archiver.engine.scanner(&self.archive.identity, timeline, ScanStart::LogFile(start), Detail::Marks);
+            self.archiver.engine.scanner(&self.archive.identity, timeline, ScanStart::LogFile(start), Detail::Changes);
         Ready { scanner, start, carried: None, file_segments: Vec::new() }
     }
 

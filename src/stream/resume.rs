@@ -119,6 +119,7 @@ async fn read_tail(
     let mut marks = Vec::new();
     scanner.feed(&bytes, &mut marks)?;
     marks.iter().for_each(|mark| summary.add(mark));
+    summary.changes = scanner.take_changes();
     summary.range = tail.range;
     summary.boundary = scanner.boundary();
     summary.position = scanner.position().unwrap_or_else(|| engine.position(tail.range.end));
@@ -180,7 +181,7 @@ fn whole_records_only(
     let mut summary = tail.summary.clone();
     summary.range.end = boundary;
     summary.position = engine.position(boundary);
-    let mut whole = engine.scanner(&archive.identity, timeline, ScanStart::Boundary(boundary), Detail::Marks);
+    let mut whole = engine.scanner(&archive.identity, timeline, ScanStart::Boundary(boundary), Detail::Changes);
     if let Some(position) = scanner.position() {
         whole.set_position(&position)?;
         summary.position = whole.position().unwrap_or(position);
@@ -213,7 +214,7 @@ async fn lead(
         _ => None,
     };
     let scanner = |start| {
-        let mut scanner = engine.scanner(&archive.identity, timeline, start, Detail::Marks);
+        let mut scanner = engine.scanner(&archive.identity, timeline, start, Detail::Changes);
         position.as_ref().map_or(Ok(()), |position| scanner.set_position(position))?;
         Ok::<_, Error>(scanner)
     };
@@ -243,5 +244,7 @@ async fn lead(
         let skip = usize::try_from(scanner.offset().since(segment.range.start)).unwrap_or(usize::MAX);
         scanner.feed(bytes.get(skip..).unwrap_or_default(), &mut marks)?;
     }
+    // What ended there has been told there.
+    drop(scanner.take_changes());
     Ok(Ok(scanner))
 }

@@ -1,15 +1,18 @@
 //! Footers of many closed segments into few indexes, for whoever plans.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
+use crate::catalog::TimelineLog;
 use crate::catalog::archive::Archive;
 use crate::catalog::index::{self, Index};
 use crate::catalog::layout::ObjectName;
 use crate::engine::Engine;
 use crate::error::{Kind, Result};
-use crate::model::offset::Offset;
+use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
-use crate::store::ObjectInfo;
+use crate::store::{ObjectInfo, Part};
 
 /// The offset up to which indexes tell what there is.
 ///
@@ -34,6 +37,7 @@ pub async fn roll_up(archive: &Archive, engine: &dyn Engine, timeline: TimelineI
     let mut catalog = archive.catalog(engine).await?;
     let Some(log) = catalog.timelines.get_mut(&timeline) else { return Ok(()) };
     while let Some(range) = index::due(log) {
+        tell_touched(archive, timeline, range, log).await?;
         let rolled = Index::of(log, timeline, range, epoch);
         let body = Bytes::from(rolled.encode(archive.layout.cluster())?);
         let name = archive.layout.name(&ObjectName::Index { timeline, range, epoch });
@@ -47,6 +51,37 @@ pub async fn roll_up(archive: &Archive, engine: &dyn Engine, timeline: TimelineI
         };
         log.indexes.retain(|narrow| !range.covers(*narrow));
         log.indexes.push(range);
+        log.touched.retain(|start, _| !range.contains(*start));
+    }
+    Ok(())
+}
+
+/// Adds which tables the segments in `range` change, where narrower indexes tell: whoever plans has no
+/// use for that, and did not keep it.
+async fn tell_touched(
+    archive: &Archive,
+    timeline: TimelineId,
+    range: OffsetRange,
+    log: &mut TimelineLog,
+) -> Result<()> {
+    let mut narrow: BTreeMap<OffsetRange, u32> = BTreeMap::new();
+    let mut see = |object: ObjectInfo| {
+        if let Some(ObjectName::Index { range: of, epoch, .. }) = archive.layout.parse(&object.name)
+            && range.covers(of)
+            && log.indexes.contains(&of)
+        {
+            let newest = narrow.entry(of).or_default();
+            *newest = epoch.max(*newest);
+        }
+    };
+    if log.indexes.iter().any(|narrow| range.covers(*narrow)) {
+        archive.store.list(&archive.layout.index(timeline), None, true, &mut see).await?;
+    }
+    for (range, epoch) in narrow {
+        let name = archive.layout.name(&ObjectName::Index { timeline, range, epoch });
+        let Some(bytes) = archive.store.get(&name, Part::All).await? else { continue };
+        let index = Index::decode(&name, archive.layout.cluster(), (timeline, range, epoch), &bytes)?;
+        log.touched.extend(index.segments.iter().map(|segment| segment.range.start).zip(index.touched));
     }
     Ok(())
 }

@@ -413,6 +413,7 @@ impl Writer {
         let Some((open, mut summary)) = self.open.take() else { return Ok(()) };
         summary.position = self.position(summary.range.end);
         summary.confirmed = self.confirmed;
+        summary.changes.merge(&self.setup.scanner.take_changes());
         let made = match open {
             Open::Direct { writer, .. } => {
                 if summary.range.is_empty() {

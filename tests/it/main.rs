@@ -23,6 +23,7 @@ mod failover;
 mod harness;
 mod holes;
 mod mysql_bad_input;
+mod mysql_changes;
 mod mysql_faults;
 mod mysql_features;
 mod mysql_harness;

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::Gap;
+use crate::model::changes::{Kinds, TABLES_MAX};
 
 fn cluster() -> ClusterName {
     "main".parse().unwrap()
@@ -43,6 +44,7 @@ prop_compose! {
         start in 0..1_u64 << 50,
         parts in prop::collection::vec(segment(), 1..20),
         after in 0..100_u64,
+        tables in prop::collection::vec(prop::collection::vec((0..5_u8, 0..64_u8), 0..4), 20),
         points in prop::collection::vec(("[a-zäß ]{0,20}", any::<i64>(), any::<u64>()), 0..5),
         epoch: u32,
     ) -> Index {
@@ -59,7 +61,12 @@ prop_compose! {
             .map(|(name, time, end)| RestorePoint { name, time: Timestamp(time), end: Offset(start + 1 + end % range.len()) })
             .collect();
         restore_points.sort_by_key(|p| p.end);
-        Index { timeline: TimelineId(7), range, epoch, segments, restore_points }
+        let touched = |tables: Vec<(u8, u8)>| {
+            let table = |(name, kinds)| (format!("shop.t{name}").into(), Kinds::from_bits(kinds).unwrap());
+            Arc::new(Touched { more: tables.len() == 1, tables: tables.into_iter().map(table).collect() })
+        };
+        let touched = if epoch.is_multiple_of(3) { Vec::new() } else { tables.into_iter().take(segments.len()).map(touched).collect() };
+        Index { timeline: TimelineId(7), range, epoch, segments, restore_points, touched }
     }
 }
 
@@ -120,16 +127,54 @@ fn ordinary(first: u64, count: u64) -> Vec<SegmentInfo> {
 fn an_ordinary_segment_takes_few_bytes() {
     let segments = ordinary(1, 256);
     let range = OffsetRange::new(Offset(1 << 24), Offset(257 << 24));
-    let index = Index { timeline: TimelineId(1), range, epoch: 1, segments, restore_points: Vec::new() };
+    let index =
+        Index { timeline: TimelineId(1), range, epoch: 1, segments, restore_points: Vec::new(), touched: Vec::new() };
     let bytes = index.encode(&cluster()).unwrap();
     assert!(bytes.len() < 256 * 26, "{} bytes per segment", bytes.len() / 256);
+}
+
+/// Most logs change the same tables all the time.
+#[test]
+fn tables_take_few_bytes() {
+    let segments = ordinary(1, 256);
+    let range = OffsetRange::new(Offset(1 << 24), Offset(257 << 24));
+    let mut index =
+        Index { timeline: TimelineId(1), range, epoch: 1, segments, restore_points: Vec::new(), touched: Vec::new() };
+    let without = index.encode(&cluster()).unwrap().len();
+    let set = |count: usize| {
+        let tables = (0..count).map(|n| (format!("shop.orders_{n}").into(), Kinds::from_bits(7).unwrap()));
+        Arc::new(Touched { tables: tables.collect(), more: count == TABLES_MAX })
+    };
+    index.touched = (0..256).map(|n| set(if n % 50 == 0 { TABLES_MAX } else { 10 })).collect();
+    let bytes = index.encode(&cluster()).unwrap();
+    assert!(bytes.len() < without + 256 * 5, "{} bytes per segment", (bytes.len() - without) / 256);
+    assert_eq!(decode(&index, &bytes).unwrap(), index);
+    index.touched.pop();
+    assert!(index.encode(&cluster()).is_err(), "one segment is not told of");
+}
+
+#[test]
+fn an_index_takes_over_what_is_known_of_its_segments() {
+    let mut log = TimelineLog { segments: ordinary(1, 300), ..TimelineLog::default() };
+    let touched = Arc::new(Touched { tables: vec![("shop.orders".into(), Kinds::from_bits(1).unwrap())], more: false });
+    log.touched.insert(Offset(7 << 24), Arc::clone(&touched));
+    log.touched.insert(Offset(299 << 24), touched);
+    let index = Index::of(&log, TimelineId(1), due(&log).unwrap(), 1);
+    let tables: Vec<usize> = (0..NARROW).filter(|n| !index.touched[*n].tables.is_empty()).collect();
+    assert_eq!(tables, [6]);
 }
 
 #[test]
 fn refuses_an_index_of_something_else() {
     let range = OffsetRange::new(Offset(1 << 24), Offset(2 << 24));
-    let index =
-        Index { timeline: TimelineId(1), range, epoch: 1, segments: ordinary(1, 1), restore_points: Vec::new() };
+    let index = Index {
+        timeline: TimelineId(1),
+        range,
+        epoch: 1,
+        segments: ordinary(1, 1),
+        restore_points: Vec::new(),
+        touched: Vec::new(),
+    };
     let bytes = index.encode(&cluster()).unwrap();
     let other = Index { epoch: 2, ..index.clone() };
     let error = decode(&other, &bytes).unwrap_err();

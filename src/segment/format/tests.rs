@@ -30,6 +30,17 @@ fn points() -> impl Strategy<Value = RestorePoint> {
 }
 
 prop_compose! {
+    fn changes()(tables in prop::collection::vec((".{0,30}", prop::collection::vec(0_u64..3, 6)), 0..5), more: bool) -> Changes {
+        let tables = tables.into_iter().map(|(table, each)| {
+            let mut counts = Counts::default();
+            ChangeKind::ALL.into_iter().zip(each).for_each(|(kind, count)| counts.add(kind, count << 40));
+            TableChanges { table: table.into(), counts }
+        });
+        Changes { tables: tables.collect(), more }
+    }
+}
+
+prop_compose! {
     fn summaries()(
         ends in (any::<u64>(), any::<u64>()).prop_filter("not empty", |(a, b)| a != b),
         boundary in any::<u64>(),
@@ -38,6 +49,7 @@ prop_compose! {
         ids in prop::option::of(any::<(u64, u64)>()),
         last in prop::option::of(transactions()),
         restore_points in prop::collection::vec(points(), 0..5),
+        changes in changes(),
         confirmed in prop::option::of(times()),
         position in ".{0,300}",
     ) -> Summary {
@@ -50,6 +62,7 @@ prop_compose! {
             ids: ids.map(|(a, b)| (a.min(b), a.max(b))),
             last,
             restore_points,
+            changes,
             confirmed,
             position: Position(position),
         }
@@ -121,7 +134,7 @@ fn a_newer_version_is_told_from_damage() {
 fn refuses_what_no_writer_writes_even_with_a_right_checksum() {
     let surplus = forged(|bytes| bytes.push(0));
     assert_eq!(surplus.message(), "footer has 1 bytes after its last field");
-    let flags = forged(|bytes| bytes[10] |= 64);
+    let flags = forged(|bytes| bytes[10] |= 128);
     assert!(flags.message().contains("which version 1 never sets"), "{flags}");
     let raw_bytes = forged(|bytes| bytes[48] ^= 1);
     assert!(raw_bytes.message().starts_with("footer contradicts itself: 257 raw bytes"), "{raw_bytes}");
@@ -137,6 +150,25 @@ fn a_count_of_restore_points_allocates_no_more_than_there_is() {
         bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     });
     assert_eq!(error.message(), "footer ends after 0 bytes where 2 were expected");
+}
+
+#[test]
+fn changes_that_no_writer_writes_are_refused() {
+    for (bytes, says) in [
+        (&[2, 1][..], "a mark for more tables of 0x02"),
+        (&[0, 0], "a number of tables of 0x00"),
+        (&[0, 65], "a number of tables of 0x41"),
+        (&[0, 1, 1, 0, b't', 64], "kinds of changes 0x40"),
+        (&[0, 1, 1, 0, b't', 1, 0], "footer ends after 1 bytes where 8 were expected"),
+        (&[0, 2, 1, 0, b't', 0], "footer ends after 0 bytes where 2 were expected"),
+    ] {
+        let error = forged(|footer| {
+            footer[10] |= TABLES;
+            footer.extend_from_slice(bytes);
+        });
+        assert_eq!(error.kind(), Kind::Corruption);
+        assert!(error.message().contains(says), "{error}");
+    }
 }
 
 #[test]

@@ -116,12 +116,30 @@ pub mod kind {
     pub const XID: u8 = 16;
     /// `LOAD DATA`, the statement behind its blocks.
     pub const EXECUTE_LOAD_QUERY: u8 = 18;
+    /// Which table the rows that follow belong to.
+    pub const TABLE_MAP: u8 = 19;
+    /// Rows as the first servers with a row format wrote them.
+    pub const PRE_GA_WRITE_ROWS: u8 = 20;
+    /// The last of those kinds.
+    pub const PRE_GA_DELETE_ROWS: u8 = 22;
+    /// Rows inserted; MariaDB writes these.
+    pub const WRITE_ROWS_V1: u8 = 23;
+    /// Rows updated.
+    pub const UPDATE_ROWS_V1: u8 = 24;
+    /// Rows deleted.
+    pub const DELETE_ROWS_V1: u8 = 25;
     /// Something is missing from the log.
     pub const INCIDENT: u8 = 26;
     /// The source is alive.
     pub const HEARTBEAT: u8 = 27;
     /// Nothing that anybody need know.
     pub const IGNORABLE: u8 = 28;
+    /// Rows inserted; MySQL writes these.
+    pub const WRITE_ROWS: u8 = 30;
+    /// Rows updated.
+    pub const UPDATE_ROWS: u8 = 31;
+    /// Rows deleted.
+    pub const DELETE_ROWS: u8 = 32;
     /// MySQL: a transaction begins.
     pub const GTID: u8 = 33;
     /// MySQL: a transaction without GTID begins.
@@ -132,6 +150,8 @@ pub mod kind {
     pub const VIEW_CHANGE: u8 = 37;
     /// `XA PREPARE`.
     pub const XA_PREPARE: u8 = 38;
+    /// MySQL: rows updated, where JSON may be given as what changed in it.
+    pub const PARTIAL_UPDATE_ROWS: u8 = 39;
     /// MySQL: a whole transaction, compressed.
     pub const TRANSACTION_PAYLOAD: u8 = 40;
     /// MySQL: as [`HEARTBEAT`], with a position of 64 bits.
@@ -148,6 +168,20 @@ pub mod kind {
     pub const START_ENCRYPTION: u8 = 164;
     /// MariaDB: as [`QUERY`], compressed.
     pub const QUERY_COMPRESSED: u8 = 165;
+    /// MariaDB: as [`WRITE_ROWS_V1`], compressed.
+    pub const WRITE_ROWS_COMPRESSED_V1: u8 = 166;
+    /// MariaDB: as [`UPDATE_ROWS_V1`], compressed.
+    pub const UPDATE_ROWS_COMPRESSED_V1: u8 = 167;
+    /// MariaDB: as [`DELETE_ROWS_V1`], compressed.
+    pub const DELETE_ROWS_COMPRESSED_V1: u8 = 168;
+    /// MariaDB: as [`WRITE_ROWS`], compressed.
+    pub const WRITE_ROWS_COMPRESSED: u8 = 169;
+    /// MariaDB: as [`UPDATE_ROWS`], compressed.
+    pub const UPDATE_ROWS_COMPRESSED: u8 = 170;
+    /// MariaDB: as [`DELETE_ROWS`], compressed.
+    pub const DELETE_ROWS_COMPRESSED: u8 = 171;
+    /// MariaDB 12.3+: a part of an event of rows that is too large for a replica.
+    pub const PARTIAL_ROW_DATA: u8 = 172;
 }
 
 /// Whether events of this kind begin a transaction.

@@ -15,6 +15,7 @@
 //! A transaction that the server never finished (it died) is followed by the next file; it is
 //! kept, for it is in the server's file, and is no transaction.
 
+use super::counter::Counter;
 use super::event::{self, CHECKSUM_BYTES, HEADER_BYTES, Header, begins_group, kind};
 use super::group::Shape;
 use super::gtid_event::GtidEvent;
@@ -24,6 +25,7 @@ use crate::engine::mysql::gtid::{Gtid, GtidSet, MariaDbSet, MySqlSet};
 use crate::engine::mysql::place::{After, Place};
 use crate::engine::{Detail, Scanner};
 use crate::error::{Error, Result};
+use crate::model::changes::Changes;
 use crate::model::mark::{Mark, MarkKind, TransactionId};
 use crate::model::offset::Offset;
 use crate::model::position::Position;
@@ -39,6 +41,8 @@ const LIST_BYTES_MAX: usize = 64 << 20;
 pub struct BinlogScanner {
     flavor: Flavor,
     detail: Detail,
+    /// What transactions do, if that is asked for.
+    counter: Option<Box<Counter>>,
     /// Of the next byte to come.
     offset: Offset,
     /// Where the last whole unit ended.
@@ -95,6 +99,8 @@ struct Pending {
     /// Of all bytes but the last four.
     crc: crc32fast::Hasher,
     last: [u8; CHECKSUM_BYTES],
+    /// Too large to be kept: the counter is told of it as it comes.
+    in_parts: bool,
 }
 
 /// A whole event.
@@ -105,9 +111,17 @@ struct Event<'a> {
     bytes: &'a [u8],
     crc: u32,
     last: [u8; CHECKSUM_BYTES],
+    /// The counter has been told of all of it.
+    in_parts: bool,
 }
 
 impl Event<'_> {
+    /// What is at hand of the body without its checksum.
+    fn at_hand(&self, checksums: bool) -> &[u8] {
+        let end = self.header.length as usize - if checksums { CHECKSUM_BYTES } else { 0 };
+        self.bytes.get(HEADER_BYTES..end.min(self.bytes.len())).unwrap_or_default()
+    }
+
     fn is_sound(&self) -> bool {
         u32::from_le_bytes(self.last) == self.crc
     }
@@ -130,6 +144,7 @@ impl BinlogScanner {
         Self {
             flavor,
             detail,
+            counter: (detail == Detail::Changes).then(|| Box::new(Counter::new())),
             offset: start,
             boundary: start,
             pending: None,
@@ -193,6 +208,15 @@ impl BinlogScanner {
         let since = self.since;
         self.since += u64::from(header.length);
         let crc = if checksums { u32::from_le_bytes(event.last) } else { 0 };
+        if let Some(counter) = &mut self.counter
+            && self.unit.transaction.is_some()
+        {
+            if event.in_parts {
+                counter.end();
+            } else {
+                counter.whole(header.kind, event.at_hand(checksums));
+            }
+        }
         let ended = match &mut self.unit.transaction {
             None if begins_group(header.kind) => {
                 let content = event.content(checksums).unwrap_or_default();
@@ -281,6 +305,9 @@ impl BinlogScanner {
         }
         self.since = 0;
         self.unit = Unit::default();
+        if let Some(counter) = &mut self.counter {
+            counter.end_transaction(false);
+        }
         self.unit_crc = crc32fast::Hasher::new();
     }
 
@@ -326,6 +353,9 @@ impl BinlogScanner {
     }
 
     fn end_unit(&mut self, kind: MarkKind, marks: &mut Vec<Mark>) {
+        if let Some(counter) = &mut self.counter {
+            counter.end_transaction(true);
+        }
         let unit = std::mem::take(&mut self.unit);
         let start = unit.transaction.as_ref().map_or(self.boundary, |open| open.start);
         if let Some(place) = &mut self.place {
@@ -360,6 +390,7 @@ impl BinlogScanner {
             bytes: bytes.get(..length).unwrap_or_default(),
             crc: crc32fast::hash(covered),
             last: *last,
+            in_parts: false,
         };
         self.offset = Offset(self.offset.0 + length as u64);
         self.event(&event, marks)?;
@@ -383,12 +414,15 @@ impl BinlogScanner {
         let length = pending.header.length as usize;
         let (taken, _) = bytes.split_at((length - pending.seen).min(bytes.len()));
         pending.take(taken);
+        if let Some(counter) = &mut self.counter {
+            pending.tell(taken, self.checksums.unwrap_or(true), counter);
+        }
         self.offset = Offset(self.offset.0 + taken.len() as u64);
         if pending.seen == length
-            && let Some(Pending { header, kept, crc, last, .. }) = self.pending.take()
+            && let Some(Pending { header, kept, crc, last, in_parts, .. }) = self.pending.take()
         {
             let start = Offset(self.offset.0 - length as u64);
-            self.event(&Event { header, start, bytes: &kept, crc: crc.finalize(), last }, marks)?;
+            self.event(&Event { header, start, bytes: &kept, crc: crc.finalize(), last, in_parts }, marks)?;
         }
         Ok(taken.len())
     }
@@ -408,8 +442,8 @@ impl Pending {
             kind::PREVIOUS_GTIDS | kind::GTID_LIST => LIST_BYTES_MAX,
             _ => KEPT_BYTES,
         };
-        let mut pending =
-            Self { header, kept: Vec::new(), keep, seen: 0, crc: crc32fast::Hasher::new(), last: [0; CHECKSUM_BYTES] };
+        let (kept, crc, last) = (Vec::new(), crc32fast::Hasher::new(), [0; CHECKSUM_BYTES]);
+        let mut pending = Self { header, kept, keep, seen: 0, crc, last, in_parts: false };
         pending.take(head);
         pending
     }
@@ -425,6 +459,23 @@ impl Pending {
         let room = self.keep.saturating_sub(self.kept.len()).min(bytes.len());
         self.kept.extend_from_slice(&bytes[..room]);
         self.seen += bytes.len();
+    }
+
+    /// Tells the counter of the bytes that were taken last, if the event is too large to be kept.
+    fn tell(&mut self, taken: &[u8], checksums: bool, counter: &mut Counter) {
+        let length = self.header.length as usize;
+        if length <= self.keep || self.seen < self.keep || !Counter::wants_parts(self.header.kind) {
+            return;
+        }
+        let end = length - if checksums { CHECKSUM_BYTES } else { 0 };
+        if !std::mem::replace(&mut self.in_parts, true) {
+            let content = self.kept.get(HEADER_BYTES..end.min(self.kept.len()));
+            counter.begin(self.header.kind, content.unwrap_or_default());
+        }
+        let before = self.seen - taken.len();
+        let range = self.keep.max(before).min(end)..self.seen.min(end);
+        counter
+            .more(taken.get(range.start.saturating_sub(before)..range.end.saturating_sub(before)).unwrap_or_default());
     }
 }
 
@@ -450,6 +501,10 @@ impl Scanner for BinlogScanner {
 
     fn position(&self) -> Option<Position> {
         self.place().map(|place| place.to_position())
+    }
+
+    fn take_changes(&mut self) -> Changes {
+        self.counter.as_mut().map(|counter| counter.take()).unwrap_or_default()
     }
 
     fn set_position(&mut self, position: &Position) -> Result<()> {

@@ -274,7 +274,7 @@ impl WalScanner {
             header.check_crc_of(body).map_err(|e| (start, e))?;
             self.at += record.len() as u64;
             rest = after;
-            if self.detail == Detail::Marks && self.abandoned.is_none() && header.is_plain() {
+            if self.detail != Detail::Records && self.abandoned.is_none() && header.is_plain() {
                 self.previous = Some(start);
                 self.boundary = self.at;
                 continue;
