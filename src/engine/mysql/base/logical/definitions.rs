@@ -79,7 +79,8 @@ impl Definitions {
     pub(super) async fn read(session: &mut Session, flavor: Flavor, version: (u32, u32, u32)) -> Result<Self> {
         let mut structure = preamble("utf8mb4");
         let modes = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO_DIR_IN_CREATE";
-        for setting in [&format!("sql_mode='{modes}'"), "foreign_key_checks=0", "unique_checks=0", "innodb_strict_mode=0"]
+        for setting in
+            [&format!("sql_mode='{modes}'"), "foreign_key_checks=0", "unique_checks=0", "innodb_strict_mode=0"]
         {
             script::append(&mut structure, format!("SET {setting}").as_bytes());
         }

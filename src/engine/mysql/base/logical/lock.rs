@@ -203,7 +203,8 @@ pub(super) struct Numbers {
 impl Numbers {
     /// All of them.
     pub(super) async fn read(session: &mut Session) -> Result<Self> {
-        let list = "SELECT NAME, TABLE_ID FROM information_schema.INNODB_SYS_TABLES WHERE NAME LIKE '%/%' ORDER BY 1, 2";
+        let list =
+            "SELECT NAME, TABLE_ID FROM information_schema.INNODB_SYS_TABLES WHERE NAME LIKE '%/%' ORDER BY 1, 2";
         let mut of: HashMap<String, Vec<u64>> = HashMap::new();
         for (name, number) in session.query_all::<(String, u64)>(list).await? {
             // Partitions are tables of their own.

@@ -51,7 +51,7 @@ pub(in crate::engine::mysql) mod script;
 /// How many tables are read at once.
 const WORKERS: u32 = 4;
 
-/// Events that wait for whoever takes them: each up to a statement's size.
+/// Events that wait for whoever takes them.
 const WAITING: usize = 4;
 
 /// How often the connection that keeps DDL waiting is looked at, and kept from falling silent.
@@ -149,7 +149,8 @@ impl Dump {
         sink.whole(OTHERS, script::PROGRAMS, definitions.programs).await?;
 
         let tables = definitions.tables.into_iter();
-        let mut tables: Vec<Table> = tables.filter(|t| t.kind != TableKind::Locked && t.kind != TableKind::Empty).collect();
+        let mut tables: Vec<Table> =
+            tables.filter(|t| t.kind != TableKind::Locked && t.kind != TableKind::Empty).collect();
         tables.sort_by_key(|table| std::cmp::Reverse(table.bytes));
         let queue = Arc::new(Queue { tables: Mutex::new(tables.into()), numbers, flavor });
         let mut running = JoinSet::new();
@@ -243,7 +244,9 @@ impl Queue {
             // DDL may have it again once it is read.
             session.execute("SAVEPOINT pitr").await?;
             let counter = self.check(&mut session, &table).await?;
-            whole_table(&mut session, self.flavor, &table, counter, sink, number).await.map_err(|e| explain(e, &table))?;
+            whole_table(&mut session, self.flavor, &table, counter, sink, number)
+                .await
+                .map_err(|e| explain(e, &table))?;
             session.execute("ROLLBACK TO SAVEPOINT pitr").await?;
         }
         session.close().await;

@@ -10,9 +10,7 @@ use crate::error::{Error, Kind, Result};
 pub const fn needed(flavor: Flavor) -> &'static [&'static str] {
     match flavor {
         // `XA RECOVER` has a privilege of its own, as the lock has that keeps DDL waiting.
-        Flavor::MySql => {
-            &["SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "RELOAD", "BACKUP_ADMIN", "XA_RECOVER_ADMIN"]
-        }
+        Flavor::MySql => &["SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "RELOAD", "BACKUP_ADMIN", "XA_RECOVER_ADMIN"],
         // `PROCESS` shows the numbers of tables, which tell one from another of its name.
         Flavor::MariaDb => &["SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "RELOAD", "PROCESS"],
     }
@@ -29,8 +27,9 @@ pub(super) async fn check(session: &mut Session, flavor: Flavor) -> Result<()> {
     let (user, host) = account.rsplit_once('@').unwrap_or((&account, "%"));
     let account = format!("{}@{}", quoted(user), quoted(host));
     if let Some(revoked) = held.iter().find(|line| line.starts_with("REVOKE ")) {
-        return Err(Error::config(format!("pitr's account does not see every database: {revoked}"))
-            .hint(format!("as an administrator take that back; a base must hold everything that {account} may not see")));
+        return Err(Error::config(format!("pitr's account does not see every database: {revoked}")).hint(format!(
+            "as an administrator take that back; a base must hold everything that {account} may not see"
+        )));
     }
     let lacking = lacking(&held, needed(flavor));
     if lacking.is_empty() {
@@ -62,6 +61,9 @@ mod tests {
         assert!(held(&["GRANT ALL PRIVILEGES ON *.* TO `a`@`%`"]).is_empty());
         let some = ["GRANT SELECT, SHOW VIEW ON *.* TO `a`@`%`", "GRANT BACKUP_ADMIN,CLONE_ADMIN ON *.* TO `a`@`%`"];
         assert!(held(&some).is_empty());
-        assert_eq!(held(&["GRANT SELECT ON `x`.* TO `a`@`%`", "GRANT SHOW VIEW ON *.* TO `a`@`%`"]), ["SELECT", "BACKUP_ADMIN"]);
+        assert_eq!(
+            held(&["GRANT SELECT ON `x`.* TO `a`@`%`", "GRANT SHOW VIEW ON *.* TO `a`@`%`"]),
+            ["SELECT", "BACKUP_ADMIN"]
+        );
     }
 }
