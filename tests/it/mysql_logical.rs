@@ -95,12 +95,13 @@ fn everything_comes_back_equal_while_others_write() {
         let to = scratch.join("restored");
         restore(&pitr, make, &to, &["--target", "latest"]).success();
         let restored = MySqlServer::open(&scratch, "restored", make, to, NONE);
+        // Before anything touches the MEMORY table, which MySQL then empties in its log.
+        let variable = if make.is_mariadb() { "gtid_slave_pos" } else { "gtid_executed" };
+        assert_eq!(restored.sql(&format!("select @@global.{variable}")).trim(), server.gtid_position());
         assert_eq!(restored.checksums(), server.checksums(), "{make:?}");
         assert_eq!(restored.definitions(), server.definitions(), "{make:?}");
         assert_eq!(accounts(&restored), accounts(&server), "{make:?}");
         assert_eq!(unchecked(&restored), unchecked(&server), "{make:?}");
-        let variable = if make.is_mariadb() { "gtid_slave_pos" } else { "gtid_executed" };
-        assert_eq!(restored.sql(&format!("select @@global.{variable}")).trim(), server.gtid_position());
         assert!(!restored.data().join("pitr-logical").exists());
         mark(&restored);
     }

@@ -1,5 +1,6 @@
 //! Everything `pitr check` asks a live server, and the statements that let pitr in.
 
+use super::base::logical::privileges;
 use super::connect::Connection;
 use super::conninfo::{Endpoint, SslMode};
 use super::flavor::Flavor;
@@ -148,6 +149,7 @@ async fn settings(connection: &mut Connection) -> Vec<Finding> {
 #[must_use]
 pub(super) fn grants(user: &str) -> String {
     let quoted = format!("'{}'@'%'", user.replace('\\', "\\\\").replace('\'', "\\'"));
+    let [mysql, mariadb] = [Flavor::MySql, Flavor::MariaDb].map(|flavor| privileges::needed(flavor).join(", "));
     format!(
         "-- Run as an administrator. Put the address pitr comes from in the place of %, and a password of your own:\n\
          CREATE USER {quoted} IDENTIFIED BY '...' REQUIRE SSL;\n\
@@ -159,6 +161,10 @@ pub(super) fn grants(user: &str) -> String {
          -- MariaDB: stream, and see where the log is\n\
          GRANT REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR ON *.* TO {quoted};\n\
          -- MariaDB: base backups by mariadb-backup\n\
-         GRANT RELOAD, PROCESS, LOCK TABLES ON *.* TO {quoted};\n"
+         GRANT RELOAD, PROCESS, LOCK TABLES ON *.* TO {quoted};\n\
+         -- MySQL: base backups by statements, from any host (--method logical)\n\
+         GRANT {mysql} ON *.* TO {quoted};\n\
+         -- MariaDB: the same\n\
+         GRANT {mariadb} ON *.* TO {quoted};\n"
     )
 }

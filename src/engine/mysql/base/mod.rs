@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::ExposeSecret as _;
 
+use super::connect::Connection;
 use super::conninfo::{ConnInfo, Endpoint, SslMode};
 use super::flavor::Flavor;
 use super::source::facts::Facts;
@@ -36,7 +37,11 @@ pub(super) async fn begin(origin: Origin, options: &BaseOptions) -> Result<Box<d
     match (options.method, origin.facts.flavor) {
         (Method::Auto, flavor) => {
             let physical = match flavor {
-                Flavor::MariaDb => mariadb_backup::begin(origin.clone()),
+                Flavor::MariaDb => match check_here(&origin.info).await {
+                    Ok(()) => mariadb_backup::begin(origin.clone()),
+                    Err(error) => Err(error),
+                },
+                // Knows a data directory by the server's UUID in it.
                 Flavor::MySql => clone::begin(origin.clone()).await,
             };
             match physical {
@@ -59,6 +64,15 @@ pub(super) async fn begin(origin: Origin, options: &BaseOptions) -> Result<Box<d
             ))
         }
     }
+}
+
+/// Refuses a server on another host: what lies here under its data directory's name is another's.
+async fn check_here(info: &ConnInfo) -> Result<()> {
+    let mut connection = Connection::connect(info).await?;
+    let host = connection.query_row("SELECT @@GLOBAL.hostname").await?.into_iter().next().flatten().unwrap_or_default();
+    let is_here = connection.is_local() || rustix::system::uname().nodename().to_string_lossy() == host;
+    connection.quit().await;
+    if is_here { Ok(()) } else { Err(Error::config(format!("the server is on another host, {host}"))) }
 }
 
 /// An option file with which the servers' client programs reach the server, so that no password

@@ -51,7 +51,7 @@ pub(in crate::engine::mysql) mod script;
 /// How many tables are read at once.
 const WORKERS: u32 = 4;
 
-/// Events that wait for whoever takes them: each up to a statement's size.
+/// Events that wait for whoever takes them.
 const WAITING: usize = 4;
 
 /// How often the connection that keeps DDL waiting is looked at, and kept from falling silent.

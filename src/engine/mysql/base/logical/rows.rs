@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// Bytes after which a statement takes no further row.
 const STATEMENT_BYTES: usize = 1 << 20;
 
+/// Bytes of a file that are sent at once, but for those of a larger row.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// The longest statement that servers take.
 const STATEMENT_BYTES_MAX: usize = 1 << 30;
 
@@ -70,7 +73,7 @@ impl File<'_> {
         if self.bytes.is_empty() {
             return Ok(());
         }
-        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
+        let bytes = Bytes::from(std::mem::replace(&mut self.bytes, Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 8)));
         self.sink.send(BaseEvent::Data { file: self.number, bytes }).await
     }
 
@@ -167,7 +170,8 @@ pub(super) async fn append(session: &mut Session, flavor: Flavor, table: &Table,
         Ok(result) => result,
         Err(error) => return Err(session.error(error)),
     };
-    let (mut count, mut begun) = (0, None);
+    // Of the statement that is written: its bytes so far.
+    let (mut count, mut statement) = (0, 0);
     loop {
         let row = match result.next().await {
             Ok(Some(row)) => row,
@@ -178,23 +182,24 @@ pub(super) async fn append(session: &mut Session, flavor: Flavor, table: &Table,
             }
         };
         let from = file.bytes.len();
-        file.bytes.extend_from_slice(if begun.is_some() { b",\n" } else { insert.as_bytes() });
-        let start = *begun.get_or_insert(from);
+        file.bytes.extend_from_slice(if statement > 0 { b",\n" } else { insert.as_bytes() });
         append_row(&mut file.bytes, &columns.all, row.unwrap());
         count += 1;
-        let length = file.bytes.len() - start;
-        if length >= STATEMENT_BYTES_MAX {
+        statement += file.bytes.len() - from;
+        if statement >= STATEMENT_BYTES_MAX {
             return Err(Error::config(format!("a row of {} is too large for a statement", table.quoted()))
                 .hint("use a physical method on the database's own host"));
         }
-        if length >= STATEMENT_BYTES {
+        if statement >= STATEMENT_BYTES {
             file.bytes.extend_from_slice(b";\n");
+            statement = 0;
+        }
+        if file.bytes.len() >= PIECE_BYTES {
             file.send().await?;
-            begun = None;
         }
     }
     drop(result);
-    if begun.is_some() {
+    if statement > 0 {
         file.bytes.extend_from_slice(b";\n");
     }
     Ok(count)
