@@ -145,7 +145,7 @@ fn a_private_server_that_is_killed_fails_the_restore_and_nothing_else() {
     for make in MAKES {
         let scratch = Scratch::new();
         let (server, place) = archived(&scratch, make);
-        for round in 0..5 {
+        for round in 0..4 {
             let mut restore = Restore::start(&scratch, &place, &format!("killed-{round}"));
             if round == 0 {
                 restore.wait_until_it_replays();
@@ -294,7 +294,7 @@ fn a_commit_that_returned_is_archived_whoever_is_killed() {
         let place = Place::new(&scratch, &server);
         place.pitr.ok(["archive", "--exit-when-caught-up"]);
         let mut told = BTreeSet::new();
-        for round in 0..3 {
+        for round in 0..2 {
             server.sql(&format!("SET GLOBAL rpl_semi_sync_{role}_enabled = ON"));
             let archiver = place.pitr.archive_with(&["--no-backup"]);
             condition("pitr to acknowledge", PATIENCE, || (server.semi_sync_clients() == 1).then_some(()));

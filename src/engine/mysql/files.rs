@@ -51,11 +51,14 @@ impl LogFiles for BinlogFiles {
     }
 }
 
+/// Leaves out nothing.
+type KeepsAll = fn(Option<&Gtid>, &FileNote, u64) -> bool;
+
 /// Writes binlog files into a directory, byte for byte as the server has them: but for the mark
 /// of one that is being written to, which no reader wants.
 struct Files {
     dir: PathBuf,
-    unpacker: Unpacker<fn(Option<&Gtid>, &FileNote, u64) -> bool>,
+    unpacker: Unpacker<KeepsAll>,
     out: Out,
 }
 
