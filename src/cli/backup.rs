@@ -13,7 +13,7 @@ use super::output::{self, Progress, size};
 use super::settings::{Settings, SlotArgs};
 use crate::catalog::BaseInfo;
 use crate::catalog::archive::Archive;
-use crate::engine::{self, BaseOptions, Engine, SourceOptions};
+use crate::engine::{self, Axis, BaseOptions, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::model::time::SystemClock;
 use crate::plan;
@@ -93,7 +93,8 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let mut keeper = engine.connect(url, &with_slot).await?;
     let server = keeper.identify().await?;
     let archive = Archive::open_or_create(settings.make_store()?, &settings.cluster, &server.identity).await?;
-    let kept = match has_archiver(engine.as_ref(), url, &with_slot).await {
+    let archived = engine.has_archiver(url, &with_slot).await;
+    let kept = match archived {
         Ok(true) => None,
         _ => keeper.keep_log().await.map(Some).unwrap_or_else(|error| {
             // An archive that `archive_command` fills does without.
@@ -111,20 +112,20 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         clock: &SystemClock,
         progress: &|done, total| progress.set(done, total),
     };
-    let base = task
-        .run(&BaseOptions {
-            label: args.label.clone(),
-            fast_checkpoint: !args.spread_checkpoint,
-            method: args.method.into(),
-        })
-        .await?;
+    let options =
+        BaseOptions { label: args.label.clone(), fast_checkpoint: !args.spread_checkpoint, method: args.method.into() };
+    let base = if engine.axis() == Axis::Archive && args.wait > 0 && matches!(archived, Ok(false)) {
+        beside_the_log(settings, url, task.run(&options)).await?
+    } else {
+        task.run(&options).await?
+    };
     progress.finish();
     let took = begun.elapsed();
     let mut restorable = wait_for_log(settings, &base, PATIENCE.min(Duration::from_secs(args.wait))).await?;
     let mut streamed = false;
     if !restorable && args.wait > 0 {
         let wait = Duration::from_secs(args.wait);
-        streamed = !has_archiver(engine.as_ref(), url, &with_slot).await.unwrap_or_else(|error| {
+        streamed = !engine.has_archiver(url, &with_slot).await.unwrap_or_else(|error| {
             // To stream beside an archiver would put an end to it.
             tracing::warn!(%error, "whether an archiver is at work cannot be seen; waiting for one");
             true
@@ -174,16 +175,10 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     }))
 }
 
-/// Whether somebody archives with the slot now.
-async fn has_archiver(engine: &dyn Engine, url: &str, options: &SourceOptions) -> Result<bool> {
-    Ok(engine.slot(url, options).await?.is_some_and(|slot| slot.active && slot.state != "unusable"))
-}
-
-/// Where nobody archives, the log a base needs is fetched here, without a slot, for that would
-/// stay behind. Ends when for the time of `wait` nothing comes.
-async fn stream_log(settings: &Settings, url: &str, base: &BaseInfo, wait: Duration) -> Result<()> {
+/// An archiver without a slot, for that would stay behind.
+fn archiver(settings: &Settings, url: &str, base: Option<&BaseInfo>) -> Result<Archiver> {
     let engine: Arc<dyn Engine> = Arc::from(engine::by_url(url)?);
-    let archiver = Archiver {
+    Ok(Archiver {
         store: settings.store()?,
         cluster: settings.cluster.clone(),
         engine: Arc::clone(&engine),
@@ -193,13 +188,42 @@ async fn stream_log(settings: &Settings, url: &str, base: &BaseInfo, wait: Durat
             compression: settings.stream.compression_for(engine.as_ref()),
             segment_bytes: settings.stream.segment_bytes,
             flush_interval: settings.stream.flush_interval,
-            from: Some((base.timeline, base.start)),
-            until: Some(base.end),
+            from: base.map(|base| (base.timeline, base.start)),
+            until: base.map(|base| base.end),
             exit_when_caught_up: false,
             backup: false,
         },
         clock: Arc::new(SystemClock),
+    })
+}
+
+/// Where the archive counts, a base is there only with the log up to its end: where nobody
+/// archives, that is streamed while it is taken.
+async fn beside_the_log(
+    settings: &Settings,
+    url: &str,
+    base: impl Future<Output = Result<BaseInfo>>,
+) -> Result<BaseInfo> {
+    let archiver = archiver(settings, url, None)?;
+    let (stop, stopped) = watch::channel(false);
+    let (report, _) = watch::channel(Report::default());
+    let mut streaming = pin!(archiver.run(stopped, &report));
+    let base = tokio::select! {
+        base = base => base?,
+        ended = &mut streaming => {
+            ended?;
+            return Err(Error::failure("streaming the log of the base backup ended by itself"));
+        }
     };
+    stop.send_replace(true);
+    streaming.await?;
+    Ok(base)
+}
+
+/// Where nobody archives, the log a base needs is fetched here. Ends when for the time of `wait`
+/// nothing comes.
+async fn stream_log(settings: &Settings, url: &str, base: &BaseInfo, wait: Duration) -> Result<()> {
+    let archiver = archiver(settings, url, Some(base))?;
     let (stop, stopped) = watch::channel(false);
     let (report, reported) = watch::channel(Report::default());
     let mut run = pin!(archiver.run(stopped, &report));

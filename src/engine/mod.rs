@@ -104,6 +104,15 @@ pub trait Engine: Send + Sync {
     /// As [`Engine::connect`], and when the role may not see it.
     async fn slot(&self, url: &str, options: &SourceOptions) -> Result<Option<SlotStatus>>;
 
+    /// Whether an archiver streams from a live server now. To stream beside it would put an end
+    /// to it.
+    ///
+    /// # Errors
+    /// As [`Engine::slot`].
+    async fn has_archiver(&self, url: &str, options: &SourceOptions) -> Result<bool> {
+        Ok(self.slot(url, options).await?.is_some_and(|slot| slot.active && slot.state != "unusable"))
+    }
+
     /// The statements that give `user` exactly the privileges archiving needs.
     fn grants(&self, user: &str) -> String;
 

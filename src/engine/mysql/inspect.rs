@@ -31,6 +31,23 @@ fn from_error(subject: &str, error: &Error) -> Finding {
     finding(subject, Level::Critical, error.to_string(), error.advice().map(str::to_owned))
 }
 
+/// Whether somebody streams the log with the account of `url`, who can only be an archiver.
+///
+/// # Errors
+/// As [`Connection::connect`].
+pub(super) async fn has_archiver(url: &str, options: &SourceOptions) -> Result<bool> {
+    let info = conninfo(url, options)?;
+    let mut connection = Connection::connect(&info).await?;
+    // Id, User, Host, db, Command, ...; one's own are shown without any privilege.
+    let threads = connection.query_all("SHOW PROCESSLIST").await?;
+    connection.quit().await;
+    let is_dump = |thread: &Vec<Option<String>>| {
+        let column = |number: usize| thread.get(number).and_then(Option::as_deref).unwrap_or_default();
+        column(1) == info.user && column(4).starts_with("Binlog Dump")
+    };
+    Ok(threads.iter().any(is_dump))
+}
+
 /// Inspects the server at `url`. A server that cannot be reached is a finding, not an error.
 ///
 /// # Errors

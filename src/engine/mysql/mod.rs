@@ -114,6 +114,10 @@ impl Engine for MySql {
         Ok(None)
     }
 
+    async fn has_archiver(&self, url: &str, options: &SourceOptions) -> Result<bool> {
+        inspect::has_archiver(url, options).await
+    }
+
     fn grants(&self, user: &str) -> String {
         inspect::grants(user)
     }
