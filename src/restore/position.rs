@@ -29,9 +29,9 @@ pub enum Found {
 }
 
 /// A target as the first transaction that begins at an offset or behind it.
-pub struct From(pub Offset);
+pub struct FirstFrom(pub Offset);
 
-impl Locator for From {
+impl Locator for FirstFrom {
     fn may_hold(&self, segment: &SegmentInfo) -> bool {
         segment.range.end > self.0
     }

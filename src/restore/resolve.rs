@@ -33,7 +33,7 @@ pub async fn resolve(
                 }
                 Found::Before(offset) => {
                     target.inclusive = false;
-                    Some(Box::new(position::From(offset)))
+                    Some(Box::new(position::FirstFrom(offset)))
                 }
             }
         }

@@ -15,6 +15,7 @@ const VERBS: &[&str] = &[
     "status",
     "plan",
     "restore",
+    "serve",
     "wal-fetch",
     "wal-push",
     "export",
@@ -252,9 +253,14 @@ fn output_into_a_closed_pipe_is_not_a_panic() {
 /// The first thing anybody runs.
 #[test]
 fn the_demonstration_ends_well() {
-    let scratch = Scratch::new();
-    let pitr = Pitr::new(&scratch);
-    let mut command = pitr.command(["demo"]);
-    command.env("TMPDIR", scratch.path());
-    crate::support::pitr::finish(&scratch, command).success().says(&["drop table", "restore"]);
+    use crate::support::mysql::Make;
+    let programs = Make::MySql97.bin_dir();
+    let programs = ["--bin-dir", programs.to_str().unwrap()];
+    for (engine, more) in [("postgres", &[] as &[&str]), ("mariadb", &[]), ("mysql", &programs)] {
+        let scratch = Scratch::new();
+        let pitr = Pitr::new(&scratch);
+        let mut command = pitr.command(["demo", "--engine", engine]);
+        command.args(more).env("TMPDIR", scratch.path());
+        crate::support::pitr::finish(&scratch, command).success().says(&["drop table", "restore", "demo passed"]);
+    }
 }

@@ -105,6 +105,26 @@ fn everything_comes_back_equal() {
     }
 }
 
+/// Nobody archives: the log up to the base's end comes with it.
+#[test]
+fn a_backup_alone_restores() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = start(&scratch, make, NONE);
+        let place = Place::new(&scratch, &server);
+        let load = Load::markers(&server, 4, 1);
+        wait_for_markers(&server, 50);
+        place.pitr.ok(["backup"]);
+        load.stop(&server);
+        let to = scratch.join("restored");
+        place.restore(&to, &["--target", "latest"]).success();
+        let restored = place.open("restored", to);
+        let (kept, all) = (marker_ids(&restored), marker_ids(&server));
+        assert!(kept.len() >= 50, "{make:?}: {} markers", kept.len());
+        assert!(kept.is_subset(&all), "{make:?}");
+    }
+}
+
 #[test]
 fn the_cut_is_exact_for_many_moments_and_names() {
     for make in Make::ALL {
