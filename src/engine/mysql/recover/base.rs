@@ -55,6 +55,8 @@ pub(super) async fn prepare(job: &RecoveryJob, programs: &Programs, user: &OsUse
     command
         .args(["--no-defaults", "--prepare", USE_MEMORY])
         .arg(format!("--target-dir={}", job.dir.display()))
+        // Ours may be closed to its user.
+        .env("TMPDIR", &job.scratch)
         .stdin(Stdio::null())
         .current_dir(&job.scratch);
     user.apply(&mut command);

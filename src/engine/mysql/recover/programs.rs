@@ -119,7 +119,8 @@ impl Programs {
             Flavor::MySql => command.arg("--initialize-insecure"),
             Flavor::MariaDb => command.args(["--auth-root-authentication-method=normal", "--skip-test-db"]),
         };
-        command.stdin(Stdio::null()).current_dir(scratch);
+        // Ours may be closed to its user.
+        command.env("TMPDIR", scratch).stdin(Stdio::null()).current_dir(scratch);
         user.apply(&mut command);
         let output = tokio::process::Command::from(command)
             .kill_on_drop(true)
