@@ -105,8 +105,8 @@ pub(super) async fn replay(job: &LiveJob, log: Arc<dyn LogSource>, progress: Rep
     replica.session().execute(&format!("SET GLOBAL server_id = {id}")).await?;
     let replayed = follow(&mut replica, &feed, &source, &account, &executed, job, progress).await;
     let ended = replica.end().await;
-    replica.session().execute(&format!("SET GLOBAL server_id = {own_id}")).await?;
-    replayed.and(ended)
+    let reset = replica.session().execute(&format!("SET GLOBAL server_id = {own_id}")).await;
+    replayed.and(ended).and(reset)
 }
 
 /// Refuses a server that is not ours to steer, or to which the log does not belong; gives what
@@ -161,7 +161,8 @@ async fn follow(
         if let Some(error) = feed.failure() {
             return Err(error);
         }
-        let state = replica.replayed().await?;
+        // What the server says of our refusal says less than the refusal.
+        let state = replica.replayed().await.map_err(|error| feed.failure().unwrap_or(error))?;
         progress(feed.offset_of(&state.file, state.position).unwrap_or(job.start).clamp(job.start, job.cut));
         if let Some(all) = feed.all()
             && state.gtids.covers(&all)

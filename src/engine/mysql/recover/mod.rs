@@ -146,7 +146,8 @@ impl Recovery for MySqlRecovery {
             if let Some(error) = feed.failure() {
                 return Err(error);
             }
-            let state = server.replayed().await?;
+            // What the server says of our refusal says less than the refusal.
+            let state = server.replayed().await.map_err(|error| feed.failure().unwrap_or(error))?;
             progress(feed.offset_of(&state.file, state.position).unwrap_or(job.start).clamp(job.start, job.cut));
             if let Some(all) = feed.all()
                 && state.gtids.covers(&all)

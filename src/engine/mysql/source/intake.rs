@@ -628,12 +628,12 @@ pub(super) fn unproved(error: Error, place: &Place) -> Error {
     let damaged =
         ["bogus data", "truncated", "corrupt", "checksum", "impossible position", "exceeded max_allowed_packet"];
     let said = ServerError::find(&error).map(|said| said.message.to_ascii_lowercase());
-    match said {
-        Some(said) if damaged.iter().any(|word| said.contains(word)) => {
-            another_log(place, "has no transaction where the archive holds its last one").because(error)
-        }
-        _ => error,
+    let speaks_of_damage = said.is_some_and(|said| damaged.iter().any(|word| said.contains(word)));
+    // Or it sends what lies there, taken for an event.
+    if speaks_of_damage || error.kind() == Kind::Corruption {
+        return another_log(place, "has no transaction where the archive holds its last one").because(error);
     }
+    error
 }
 
 /// What the source says instead of an event. By number alone this cannot be told apart: all of

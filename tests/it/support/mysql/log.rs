@@ -234,18 +234,16 @@ impl MySqlServer {
     }
 }
 
-/// The seconds since 1970 in `#261121 20:06:36 server id ...`.
+/// The seconds since 1970 in `#261121 20:06:36 server id ...`, or `#261121  9:06:36 ...`.
 fn header_seconds(line: &str) -> u64 {
-    let digits: Vec<u64> = line
-        .chars()
-        .filter(|c| c.is_ascii_digit())
-        .take(12)
-        .map(|c| u64::from(c.to_digit(10).expect("a digit")))
-        .collect();
-    let two = |at: usize| digits[at] * 10 + digits[at + 1];
+    let mut words = line.trim_start_matches('#').split_whitespace();
+    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("no time in {line:?}"));
+    let date = words.next().expect("a date");
+    let time: Vec<u64> = words.next().expect("a time").split(':').map(number).collect();
+    let two = |at: usize| number(&date[at..at + 2]);
     // Days since 1970 in the calendar that begins in March.
     let (year, month, day) = (2000 + two(0), two(2), two(4));
     let (year, month) = if month < 3 { (year - 1, month + 9) } else { (year, month - 3) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    days * 86_400 + two(6) * 3600 + two(8) * 60 + two(10)
+    days * 86_400 + time[0] * 3600 + time[1] * 60 + time[2]
 }
