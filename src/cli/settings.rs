@@ -30,7 +30,8 @@ pub struct Global {
     /// Name of the cluster in the store [default: main]
     #[arg(long, global = true, env = "PITR_CLUSTER", value_name = "NAME")]
     pub cluster: Option<String>,
-    /// The database: postgres://USER@HOST:PORT/DATABASE, or a libpq keyword string
+    /// The database: postgres://USER@HOST/DATABASE, mysql://USER@HOST, mariadb://USER@HOST, or a
+    /// libpq keyword string
     #[arg(long, global = true, env = "PITR_SOURCE", value_name = "URL", hide_env_values = true)]
     pub source: Option<String>,
     /// Configuration file [default: ./pitr.toml, then /etc/pitr/pitr.toml]
