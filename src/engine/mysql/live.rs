@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::connect::version_number;
 use super::conninfo::{ConnInfo, Endpoint, process_environment};
 use super::feed::Feed;
 use super::flavor::Flavor;
@@ -184,10 +185,4 @@ fn our_address(info: &ConnInfo) -> IpAddr {
     let socket =
         UdpSocket::bind(unspecified).and_then(|socket| socket.connect((host.as_str(), *port)).map(|()| socket));
     socket.and_then(|socket| socket.local_addr()).map_or(loopback, |address| address.ip())
-}
-
-fn version_number(version: &str) -> (u32, u32, u32) {
-    let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    let mut next = || parts.next().unwrap_or(0);
-    (next(), next(), next())
 }

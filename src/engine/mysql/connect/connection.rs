@@ -313,7 +313,7 @@ pub(super) fn clean_version(version: &str) -> &str {
 }
 
 /// `10.11.19-MariaDB` is (10, 11, 19).
-pub(super) fn version_number(version: &str) -> (u32, u32, u32) {
+pub(in crate::engine::mysql) fn version_number(version: &str) -> (u32, u32, u32) {
     let end = version.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(version.len());
     let mut numbers = version.split_at(end).0.split('.').map(|n| n.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);

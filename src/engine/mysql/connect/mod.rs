@@ -31,6 +31,7 @@ pub(super) use auth::unknown_plugin;
 use auth::{Authenticator, Next};
 pub use connection::Connection;
 use connection::Wire;
+pub(super) use connection::version_number;
 use handshake::Greeting;
 pub use parts::{Reader, Writer};
 pub use server_error::ServerError;

@@ -355,6 +355,6 @@ fn a_version_is_cleaned_and_numbered() {
         ("", (0, 0, 0)),
         ("99999999999.1.2", (0, 1, 2)),
     ] {
-        assert_eq!(connection::version_number(text), number, "{text}");
+        assert_eq!(version_number(text), number, "{text}");
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::engine::RecoveryJob;
+use crate::engine::mysql::connect::version_number;
 use crate::engine::mysql::flavor::Flavor;
 use crate::engine::os_user::OsUser;
 use crate::error::{Error, Result};
@@ -154,9 +155,7 @@ impl Programs {
 
     /// Major, minor and patch of its version.
     pub(super) fn version_number(&self) -> (u32, u32, u32) {
-        let mut parts = self.version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-        let mut next = || parts.next().unwrap_or(0);
-        (next(), next(), next())
+        version_number(&self.version)
     }
 
     /// The first of these programs that is there: beside the server, or where programs are.
