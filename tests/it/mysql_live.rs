@@ -108,10 +108,9 @@ fn a_place_in_the_servers_files_is_found_to_the_transaction() {
                 assert_eq!(plan["last_transaction_in"]["id"], before.gtid, "{case}");
                 assert_eq!(plan["first_transaction_out"]["id"], behind.gtid, "{case}");
             }
-            if before.file == behind.file {
-                let plan = pitr.json(&["plan", "--target-position", &at(0), "--exclusive"]);
-                assert_eq!(plan["first_transaction_out"]["id"], before.gtid, "{make:?} {}: {plan}", at(0));
-            }
+            let place = format!("{}:{}", before.file, before.end);
+            let plan = pitr.json(&["plan", "--target-position", &place, "--exclusive"]);
+            assert_eq!(plan["first_transaction_out"]["id"], before.gtid, "{make:?} {place}: {plan}");
         }
         let last = log.last().unwrap();
         let plan = pitr.json(&["plan", "--target-position", &format!("{}:{}", end.name, end.size)]);

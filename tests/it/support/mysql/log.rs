@@ -23,6 +23,9 @@ pub struct Transaction {
     /// The file it lies in, and where its GTID event begins.
     pub file: String,
     pub start: u64,
+    /// Where its last event ends. Others may lie between it and the next transaction: MariaDB
+    /// notes a checkpoint whenever it is done with one.
+    pub end: u64,
     /// Commit time in microseconds since 1970 for MySQL; whole seconds, of the GTID event,
     /// for MariaDB.
     pub time_micros: u64,
@@ -176,7 +179,19 @@ impl MySqlServer {
                 None
             };
             if let Some(gtid) = gtid {
-                found.push(Transaction { gtid: gtid.to_owned(), file: name.to_owned(), start, time_micros });
+                found.push(Transaction {
+                    gtid: gtid.to_owned(),
+                    file: name.to_owned(),
+                    start,
+                    end: start,
+                    time_micros,
+                });
+            }
+            let of_transaction = [" \tXid = ", " \tQuery\t"].iter().any(|event| line.contains(event));
+            if let Some(last) = found.last_mut().filter(|_| line.starts_with('#') && of_transaction) {
+                let (_, rest) = line.split_once(" end_log_pos ").expect("an event's end");
+                let digits = rest.split(' ').next().expect("a word");
+                last.end = digits.parse().expect("a position");
             }
         }
         found
