@@ -91,7 +91,7 @@ class Server:
         own = MARIADB_DEFAULTS if self.make.is_mariadb else MYSQL_DEFAULTS
         command = [self.make.pick("mysqld", "mariadbd"), "--no-defaults", f"--datadir={self.data}",
                    f"--socket={self.socket}", f"--port={self.port}", f"--server-id={self.server_id}",
-                   f"--pid-file={self.run}/pid", *DEFAULTS, *own, *self.options, *more]
+                   f"--pid-file={self.run}/pid", f"--tmpdir={self.run}", *DEFAULTS, *own, *self.options, *more]
         output = open(self.log, "ab")
         self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output,
                                         stderr=output, **as_server_user())

@@ -83,7 +83,6 @@ fn a_file_beyond_4_gib_goes_on_where_it_was_cut_off() {
         // So that the transaction is copied behind what is there, and others behind it.
         "--binlog-large-commit-threshold=18446744073709551615".to_owned(),
         "--max-binlog-size=1G".to_owned(),
-        format!("--tmpdir={}", scratch.server_dir("tmp").display()),
     ];
     let server = MySqlServer::start(&scratch, "source", make, &options);
     marker_table(&server);

@@ -132,6 +132,8 @@ impl MySqlServer {
             .arg(format!("--datadir={}", self.data.display()))
             .arg(format!("--socket={}", self.socket().display()))
             .arg(format!("--pid-file={}", self.run.join("pid").display()))
+            // A MariaDB server that starts removes what others keep in a directory they share.
+            .arg(format!("--tmpdir={}", self.run.display()))
             .args([format!("--port={}", self.port), format!("--server-id={}", self.server_id)])
             .args(DEFAULTS)
             .args(if self.make.is_mariadb() { MARIADB_DEFAULTS } else { MYSQL_DEFAULTS })

@@ -55,7 +55,8 @@ fn prepare(make: Make, scratch: &Scratch) -> PathBuf {
         install.args(["--no-defaults", "--initialize-insecure", "--innodb-redo-log-capacity=16M"]);
         install
     };
-    must(as_server_user(install.arg(format!("--datadir={}", data.display()))));
+    install.arg(format!("--datadir={}", data.display())).env("TMPDIR", scratch.server_dir("tmp"));
+    must(as_server_user(&mut install));
 
     // Without a log, so that no test meets the accounts there.
     let mut options = vec!["--skip-networking", "--skip-log-bin"];
