@@ -1,10 +1,12 @@
 //! The archive's log as a source hands it out.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::engine::mysql::binlog::fold::{Folded, Folder};
 use crate::engine::mysql::binlog::note::FileNote;
 use crate::engine::mysql::binlog::unpack::{Part, Unpacker};
 use crate::engine::mysql::flavor::Flavor;
@@ -24,6 +26,8 @@ pub(super) struct Feed {
     /// The transactions in the base, of which a replica that counts its way through files says
     /// nothing.
     base: Option<GtidSet>,
+    /// Whether transactions may be applied several as one.
+    folds: bool,
     told: Arc<Mutex<Told>>,
 }
 
@@ -53,7 +57,12 @@ impl Feed {
             failure: None,
             left_out: Vec::new(),
         };
-        Self { flavor, log, exclude, base, told: Arc::new(Mutex::new(told)) }
+        Self { flavor, log, exclude, base, folds: false, told: Arc::new(Mutex::new(told)) }
+    }
+
+    /// Hands out several transactions as one, for a server that nobody looks at in between.
+    pub(super) fn folding(self, folds: bool) -> Self {
+        Self { folds, ..self }
     }
 
     /// Every transaction there is to apply, once the last one has been handed out.
@@ -144,7 +153,8 @@ impl LogFeed for Feed {
         Ok(Box::new(Stream {
             reader,
             unpacker: Unpacker::new(is_excluded),
-            items: std::collections::VecDeque::new(),
+            folder: self.folds.then(Folder::default),
+            items: VecDeque::new(),
             told: Arc::clone(&self.told),
         }))
     }
@@ -164,10 +174,27 @@ fn unnamed(file: &FileNote, position: u64) -> Error {
     .hint("restore to a point before it; `pitr export` gives the rest as files for mysqlbinlog")
 }
 
+/// Hands out what is held back to be folded.
+fn flush(folder: &mut Option<Folder>, items: &mut VecDeque<Item>) {
+    if let Some(folder) = folder {
+        folder.flush(&mut |folded| items.push_back(folded.into()));
+    }
+}
+
+impl From<Folded<'_>> for Item {
+    fn from(folded: Folded<'_>) -> Self {
+        match folded {
+            Folded::Log(bytes) => Self::Log(Bytes::copy_from_slice(bytes)),
+            Folded::LeftOut(bytes) => Self::LeftOut(bytes),
+        }
+    }
+}
+
 struct Stream {
     reader: Box<dyn LogReader>,
     unpacker: Unpacker<Excluded>,
-    items: std::collections::VecDeque<Item>,
+    folder: Option<Folder>,
+    items: VecDeque<Item>,
     told: Arc<Mutex<Told>>,
 }
 
@@ -181,6 +208,10 @@ impl LogStream for Stream {
             let piece = match self.reader.next().await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => {
+                    flush(&mut self.folder, &mut self.items);
+                    if let Some(item) = self.items.pop_front() {
+                        return Ok(Some(item));
+                    }
                     lock(&self.told).ended = true;
                     return Ok(None);
                 }
@@ -190,7 +221,7 @@ impl LogStream for Stream {
                     return Err(Error::failure(text));
                 }
             };
-            let (items, told) = (&mut self.items, &self.told);
+            let (items, folder, told) = (&mut self.items, &mut self.folder, &self.told);
             let base = piece.bytes.as_ptr() as usize;
             let mut given = 0;
             self.unpacker.feed(&piece.bytes, &mut |part| {
@@ -198,6 +229,7 @@ impl LogStream for Stream {
                     Part::File { file, description } => {
                         let at = Offset(piece.start.0 + given);
                         lock(told).files.push((file.name.clone(), file.position, at));
+                        flush(folder, items);
                         items.push_back(Item::File {
                             name: file.name,
                             format_description: description,
@@ -209,8 +241,11 @@ impl LogStream for Stream {
                         let from = (bytes.as_ptr() as usize).wrapping_sub(base);
                         let within = from.checked_add(bytes.len()).is_some_and(|end| end <= piece.bytes.len());
                         given = if within { (from + bytes.len()) as u64 } else { given };
-                        let bytes = if within { piece.bytes.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) };
-                        items.push_back(Item::Log(bytes));
+                        match folder {
+                            Some(folder) => folder.feed(bytes, &mut |folded| items.push_back(folded.into()))?,
+                            None if within => items.push_back(Item::Log(piece.bytes.slice_ref(bytes))),
+                            None => items.push_back(Item::Log(Bytes::copy_from_slice(bytes))),
+                        }
                     }
                 }
                 Ok(())

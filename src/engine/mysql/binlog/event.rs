@@ -158,6 +158,8 @@ pub mod kind {
     pub const HEARTBEAT_V2: u8 = 41;
     /// MySQL 8.3+: as [`GTID`], perhaps with a tag.
     pub const GTID_TAGGED: u8 = 42;
+    /// MariaDB: the statement that made the rows that follow.
+    pub const ANNOTATE_ROWS: u8 = 160;
     /// MariaDB: up to which file all transactions are committed in the engines.
     pub const BINLOG_CHECKPOINT: u8 = 161;
     /// MariaDB: a transaction begins.

@@ -4,6 +4,7 @@
 pub mod counter;
 pub mod event;
 pub(in crate::engine::mysql) mod fields;
+pub mod fold;
 pub mod group;
 pub mod gtid_event;
 mod image;

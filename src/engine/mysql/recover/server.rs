@@ -146,6 +146,13 @@ impl PrivateServer {
         }
     }
 
+    /// Whether tables have system versioning (MariaDB).
+    pub(super) async fn versions_rows(&mut self) -> Result<bool> {
+        let ask = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'SYSTEM VERSIONED' LIMIT 1";
+        let table = self.replica()?.session().query_one::<String>(ask).await;
+        Ok(self.answered(table).await?.is_some())
+    }
+
     /// Makes the server a replica of ours that begins behind `executed`, which is at `whence`.
     pub(super) async fn follow(
         &mut self,

@@ -118,6 +118,7 @@ async fn send(
                     }
                 }
             }
+            Some(Item::LeftOut(bytes)) => framer.left_out(bytes),
             None if framer.is_inside_event() => {
                 return Err(Error::corruption(format!(
                     "the log ends inside an event, at {} of {}",
@@ -250,6 +251,11 @@ impl Framer {
             }
         }
         Ok(())
+    }
+
+    /// Counts bytes of the file that the replica does not get.
+    pub(super) fn left_out(&mut self, bytes: u64) {
+        self.position += bytes;
     }
 
     /// Begins the event whose header begins `bytes`; gives its size.

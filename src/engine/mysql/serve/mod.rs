@@ -129,6 +129,8 @@ pub enum Item {
     /// it is encrypted): whole events of whole transactions in the end, but a piece may begin and
     /// end anywhere.
     Log(Bytes),
+    /// So many bytes of the file are not handed out, between two events.
+    LeftOut(u64),
 }
 
 /// A server for replicas. Dropping it ends it and all its connections.
