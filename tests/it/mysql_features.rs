@@ -223,6 +223,107 @@ fn two_domains_come_back_in_the_logs_order() {
     }
 }
 
+/// Statements of every kind that a client may mix with small transactions, which are replayed
+/// several as one.
+#[test]
+fn small_transactions_come_back_whatever_lies_between() {
+    for make in [Make::MariaDb1011, Make::MariaDb118] {
+        let scratch = Scratch::new();
+        let server = start(&scratch, make, NONE);
+        let place = Place::new(&scratch, &server);
+        server.sql(
+            "USE test; CREATE TABLE a (id INT PRIMARY KEY, u INT, b LONGBLOB, UNIQUE (u));
+             CREATE TABLE parent (id INT PRIMARY KEY, n INT);
+             CREATE TABLE child (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES parent (id) ON DELETE CASCADE);
+             CREATE TABLE audit (id INT AUTO_INCREMENT PRIMARY KEY, a INT);
+             CREATE TRIGGER noted AFTER INSERT ON a FOR EACH ROW INSERT INTO audit (a) VALUES (NEW.id);
+             CREATE TABLE words (id INT PRIMARY KEY, t MEDIUMTEXT, FULLTEXT (t));
+             CREATE TABLE plain (id INT PRIMARY KEY) ENGINE=MyISAM; CREATE SEQUENCE numbers;",
+        );
+        place.pitr.ok(["archive", "--exit-when-caught-up"]);
+        let mut load = "USE test;\n".to_owned();
+        for i in 0..400 {
+            let length = i * 7;
+            load += &format!(
+                "INSERT INTO a (id, u, b) VALUES ({i}, {i}, REPEAT('x', {length})); UPDATE a SET u = u + 1000 WHERE id = {i};
+                 BEGIN; DELETE FROM a WHERE id = {i}; INSERT INTO a (id, u, b) VALUES ({i}, {i} + 1000, 'again'); COMMIT;
+                 INSERT INTO parent VALUES ({i}, 0); INSERT INTO child VALUES ({i}, {i});
+                 UPDATE a, parent SET a.b = 'both', parent.n = {i} WHERE a.id = {i} AND parent.id = {i};
+                 INSERT INTO words VALUES ({i}, 'one word and number{i}'); REPLACE INTO words VALUES ({i}, 'other{i}');
+                 INSERT INTO words SELECT NEXT VALUE FOR numbers + 10000, 'numbered';
+                 DELETE FROM words WHERE id = {i} - 3;\n"
+            );
+            load += &match i % 40 {
+                3 => format!("DELETE FROM parent WHERE id < {i} - 10;"),
+                7 => format!("ALTER TABLE a ADD COLUMN c{i} INT DEFAULT {i}; UPDATE a SET c{i} = 1 WHERE id = {i};"),
+                11 => "FLUSH TABLES;".to_owned(),
+                15 => format!(
+                    "SET foreign_key_checks = 0; INSERT INTO child VALUES (100000 + {i}, -1); SET foreign_key_checks = 1;
+                     SET unique_checks = 0; INSERT INTO parent VALUES (100000 + {i}, 1); SET unique_checks = 1;"
+                ),
+                19 => format!("INSERT INTO words VALUES (200000 + {i}, REPEAT('long ', {length} * 20));"),
+                23 => format!(
+                    "BEGIN; INSERT INTO parent VALUES (300000 + {i}, 1); SAVEPOINT s; DELETE FROM parent;
+                     ROLLBACK TO s; UPDATE parent SET n = -1 WHERE id = {i}; COMMIT;"
+                ),
+                27 => format!("INSERT INTO plain VALUES ({i}); BEGIN; DELETE FROM parent; ROLLBACK;"),
+                31 => format!("SET binlog_format = STATEMENT; UPDATE parent SET n = n + 1; SET binlog_format = ROW;
+                     INSERT INTO parent VALUES (400000 + {i}, 1);"),
+                35 => "TRUNCATE TABLE child;".to_owned(),
+                _ => String::new(),
+            };
+        }
+        server.sql(&load);
+        archive(&place);
+        let restored = place.latest("restored");
+        assert_eq!(restored.checksums(), server.checksums(), "{make:?}");
+        assert_eq!(replayed(&restored), server.gtid_position(), "{make:?}");
+        for ask in [
+            "SELECT COUNT(*), SUM(id) FROM test.words WHERE MATCH (t) AGAINST ('numbered other77')",
+            "SELECT COUNT(*), SUM(u) FROM test.a FORCE INDEX (u)",
+        ] {
+            assert_eq!(restored.sql(ask), server.sql(ask), "{make:?} {ask}");
+        }
+        for table in ["a", "parent", "child", "audit", "words", "plain"] {
+            let checked = restored.sql(&format!("CHECK TABLE test.{table} EXTENDED"));
+            assert!(checked.ends_with("OK"), "{make:?} {checked}");
+        }
+    }
+}
+
+/// A table that keeps a version of a row for each transaction, made by the log and in the base.
+#[test]
+fn every_version_of_a_row_comes_back() {
+    for make in [Make::MariaDb1011, Make::MariaDb118] {
+        let scratch = Scratch::new();
+        let server = start(&scratch, make, NONE);
+        let place = Place::new(&scratch, &server);
+        let versions = "SELECT id, n FROM test.h FOR SYSTEM_TIME ALL ORDER BY id, n";
+        let change = |rounds: std::ops::Range<u32>| {
+            for n in rounds {
+                server.sql(&format!(
+                    "UPDATE test.h SET n = {n} WHERE id = 1; UPDATE test.h SET n = {n} * 2 WHERE id = 2"
+                ));
+            }
+        };
+        place.pitr.ok(["archive", "--exit-when-caught-up"]);
+        server.sql(
+            "CREATE TABLE test.h (id INT PRIMARY KEY, n INT, s BIGINT UNSIGNED GENERATED ALWAYS AS ROW START,
+             e BIGINT UNSIGNED GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (s, e)) WITH SYSTEM VERSIONING;
+             INSERT INTO test.h (id, n) VALUES (1, 0), (2, 0)",
+        );
+        change(1..8);
+        archive(&place);
+        assert_eq!(place.latest("by_the_log").sql(versions), server.sql(versions), "{make:?}");
+        place.pitr.ok(["backup"]);
+        change(8..15);
+        archive(&place);
+        let wanted = server.sql(versions);
+        assert_eq!(wanted.lines().count(), 2 + 2 * 14);
+        assert_eq!(place.latest("in_the_base").sql(versions), wanted, "{make:?}");
+    }
+}
+
 /// A transaction that is prepared, and neither committed nor rolled back, at the moment that is
 /// restored: its locks and its rows are there, and it can be either.
 #[test]

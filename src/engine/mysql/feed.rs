@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::engine::mysql::binlog::event;
 use crate::engine::mysql::binlog::fold::{Folded, Folder};
 use crate::engine::mysql::binlog::note::FileNote;
 use crate::engine::mysql::binlog::unpack::{Part, Unpacker};
@@ -174,13 +175,6 @@ fn unnamed(file: &FileNote, position: u64) -> Error {
     .hint("restore to a point before it; `pitr export` gives the rest as files for mysqlbinlog")
 }
 
-/// Hands out what is held back to be folded.
-fn flush(folder: &mut Option<Folder>, items: &mut VecDeque<Item>) {
-    if let Some(folder) = folder {
-        folder.flush(&mut |folded| items.push_back(folded.into()));
-    }
-}
-
 impl From<Folded<'_>> for Item {
     fn from(folded: Folded<'_>) -> Self {
         match folded {
@@ -208,7 +202,10 @@ impl LogStream for Stream {
             let piece = match self.reader.next().await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => {
-                    flush(&mut self.folder, &mut self.items);
+                    if let Some(folder) = &mut self.folder {
+                        let items = &mut self.items;
+                        folder.flush(&mut |folded| items.push_back(folded.into()));
+                    }
                     if let Some(item) = self.items.pop_front() {
                         return Ok(Some(item));
                     }
@@ -229,7 +226,10 @@ impl LogStream for Stream {
                     Part::File { file, description } => {
                         let at = Offset(piece.start.0 + given);
                         lock(told).files.push((file.name.clone(), file.position, at));
-                        flush(folder, items);
+                        if let Some(folder) = folder {
+                            let checksums = event::checksums(&description)?;
+                            folder.begin_file(checksums, &mut |folded| items.push_back(folded.into()));
+                        }
                         items.push_back(Item::File {
                             name: file.name,
                             format_description: description,

@@ -1,27 +1,45 @@
 //! Small transactions of MariaDB's, folded into fewer and larger ones.
 //!
 //! A replica pays for every commit: a row of its own in `mysql.gtid_slave_pos`, InnoDB's commit,
-//! its place in a file. A restore wants what all of them leave behind, and nobody looks before
-//! that is there, so that neighbours may be applied as one:
+//! its place in a file; and for every statement, whose tables it opens and locks. A restore wants
+//! what all of them leave behind, and nobody looks before that is there, so that neighbours may
+//! be applied as one:
 //!
 //! ```text
-//! GTID a · rows · XID a      GTID b · rows · XID b      GTID c · rows · XID c
-//! GTID c · rows · rows · rows · XID c
+//! GTID a · map · rows · map · rows · XID a      GTID b · map · rows · XID b
+//! GTID b · map · map · rows · rows · rows · XID b
 //! ```
-//! Every event stays as the server wrote it. Folded is only what holds nothing but rows of
-//! tables that roll back, in one domain; whatever else comes stands between as it was. The last
-//! GTID is the one that counts, for a position in MariaDB's sense is the last of each domain.
+//! Folded is only what holds nothing but rows of tables that roll back, in one domain; whatever
+//! else comes stands between as it was. The last GTID is the one that counts, for a position in
+//! MariaDB's sense is the last of each domain. All rows become one statement, as if of many
+//! tables: those are opened for the first rows, so that their maps come before, and closed behind
+//! the rows that say so (`Rows_log_event::do_apply_event`, `sql/log_event_server.cc`). But for
+//! that flag the rows are the server's bytes, in the log's order.
 //!
 //! Tables with system versioning by transaction keep one version of a row for each transaction
 //! (`ha_innobase::update_row`), so that none are folded once a statement speaks of versioning.
 
-use super::event::{HEADER_BYTES, Header, kind};
+use super::event::{self, CHECKSUM_BYTES, HEADER_BYTES, Header, kind};
 use super::gtid_event::GtidEvent;
+use super::table_map::{ID_BYTES, split_id};
 use crate::engine::mysql::gtid::Gtid;
 use crate::error::Result;
 
-/// A folded transaction is no longer than this, and a longer one is not folded.
+/// What is folded is no longer than this, and a longer transaction is not folded.
 const FOLDED_BYTES_MAX: usize = 64 << 10;
+
+/// At most so many tables are opened at once.
+const TABLES_MAX: usize = 64;
+
+/// Where the flags of an event of rows are.
+const FLAGS: usize = HEADER_BYTES + ID_BYTES;
+
+/// The rows are the last of their statement (`STMT_END_F`).
+const ENDS_STATEMENT: u8 = 1;
+
+/// Rows are written without a look at foreign keys, or at unique ones
+/// (`NO_FOREIGN_KEY_CHECKS_F`, `RELAXED_UNIQUE_CHECKS_F`).
+const UNCHECKED: u8 = 2 | 4;
 
 /// What comes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,27 +53,155 @@ pub enum Folded<'a> {
 /// Folds the log of a file, behind its format description.
 #[derive(Debug, Default)]
 pub struct Folder {
+    /// Whether events carry checksums.
+    checksums: bool,
     /// The beginning of an event that has not come whole.
     partial: Vec<u8>,
     /// What is to come of an event that is given out as it comes.
     left: usize,
     /// The transaction that is coming, while it may be folded.
-    open: Option<Group>,
+    open: Option<Open>,
     /// Whole ones, as one.
     folded: Option<Group>,
     /// Nothing is folded any more.
     off: bool,
 }
 
-/// A transaction, or several as one.
+/// A transaction of which nothing but rows has come.
+#[derive(Debug)]
+struct Open {
+    domain: u32,
+    /// Its bytes, of which so many are its first event.
+    bytes: Vec<u8>,
+    gtid_bytes: usize,
+}
+
+impl Open {
+    /// Its events behind the first.
+    fn rows(&self) -> impl Iterator<Item = (Header, &[u8])> {
+        let mut bytes = self.bytes.get(self.gtid_bytes..).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let header = Header::parse(bytes).ok()?;
+            let (event, rest) = bytes.split_at_checked(header.length as usize)?;
+            bytes = rest;
+            Some((header, event))
+        })
+    }
+}
+
+/// Transactions as one.
 #[derive(Debug)]
 struct Group {
+    checksums: bool,
     domain: u32,
     gtid: Vec<u8>,
+    maps: Vec<Vec<u8>>,
     rows: Vec<u8>,
+    /// Where in `rows` the last of its events begins.
+    last: usize,
     xid: Vec<u8>,
-    /// Bytes of GTID and XID events that are in it no more.
-    left_out: u64,
+    /// How long the transactions were.
+    taken: usize,
+}
+
+impl Group {
+    fn new(checksums: bool, domain: u32) -> Self {
+        let (gtid, rows, xid) = (Vec::new(), Vec::new(), Vec::new());
+        Self { checksums, domain, gtid, maps: Vec::new(), rows, last: 0, xid, taken: 0 }
+    }
+
+    /// Whether a transaction can be a part of this.
+    fn fits(&self, open: &Open) -> bool {
+        if self.domain != open.domain || self.taken > 0 && self.rows.len() + open.bytes.len() > FOLDED_BYTES_MAX {
+            return false;
+        }
+        let mut tables: Vec<Map<'_>> = self.maps.iter().filter_map(|event| Map::of(event, self.checksums)).collect();
+        let mut ended = false;
+        let fits = open.rows().all(|(header, event)| match header.kind {
+            kind::ANNOTATE_ROWS => true,
+            kind::TABLE_MAP => {
+                let Some(map) = Map::of(event, self.checksums) else { return false };
+                match tables.iter().find(|other| other.id == map.id || other.name == map.name) {
+                    Some(other) => *other == map,
+                    None => {
+                        tables.push(map);
+                        tables.len() <= TABLES_MAX
+                    }
+                }
+            }
+            _ => {
+                let flags = event.get(FLAGS).copied().unwrap_or(UNCHECKED);
+                ended = flags & ENDS_STATEMENT != 0;
+                flags & UNCHECKED == 0
+            }
+        });
+        fits && ended
+    }
+
+    /// Adds a transaction that [fits](Self::fits).
+    fn add(&mut self, open: &Open, xid: &[u8]) {
+        let id = |event: &[u8]| Map::of(event, self.checksums).map(|map| map.id);
+        let mut rows = Vec::new();
+        for (header, event) in open.rows() {
+            match header.kind {
+                kind::ANNOTATE_ROWS => {}
+                kind::TABLE_MAP if self.maps.iter().any(|map| id(map) == id(event)) => {}
+                kind::TABLE_MAP => self.maps.push(event.to_vec()),
+                _ => rows.push(event),
+            }
+        }
+        for event in rows {
+            self.go_on();
+            self.last = self.rows.len();
+            self.rows.extend_from_slice(event);
+        }
+        self.taken += open.bytes.len() + xid.len();
+        self.gtid = open.bytes.get(..open.gtid_bytes).unwrap_or_default().to_vec();
+        self.xid = xid.to_vec();
+    }
+
+    /// Has the statement go on behind the last rows.
+    fn go_on(&mut self) {
+        let Some(event) = self.rows.get_mut(self.last..) else { return };
+        if let Some(flags) = event.get_mut(FLAGS).filter(|flags| **flags & ENDS_STATEMENT != 0) {
+            *flags &= !ENDS_STATEMENT;
+            if self.checksums {
+                event::seal(event);
+            }
+        }
+    }
+
+    fn give(&self, give: &mut impl FnMut(Folded<'_>)) {
+        let mut given = 0;
+        for bytes in [&self.gtid].into_iter().chain(&self.maps).chain([&self.rows, &self.xid]) {
+            given += bytes.len();
+            give(Folded::Log(bytes));
+        }
+        if given < self.taken {
+            give(Folded::LeftOut((self.taken - given) as u64));
+        }
+    }
+}
+
+/// What a table map says.
+#[derive(PartialEq, Eq)]
+struct Map<'a> {
+    id: u64,
+    /// The schema and the table, as the event has them.
+    name: &'a [u8],
+    /// All that is behind the id.
+    rest: &'a [u8],
+}
+
+impl<'a> Map<'a> {
+    fn of(event: &'a [u8], checksums: bool) -> Option<Self> {
+        let end = event.len().checked_sub(if checksums { CHECKSUM_BYTES } else { 0 })?;
+        let (id, rest) = split_id(event.get(HEADER_BYTES..end)?)?;
+        let names = rest.get(2..)?;
+        let schema = usize::from(*names.first()?) + 2;
+        let table = usize::from(*names.get(schema)?) + 2;
+        Some(Self { id, name: names.get(..schema + table)?, rest })
+    }
 }
 
 impl Folder {
@@ -79,19 +225,21 @@ impl Folder {
         Ok(())
     }
 
-    /// Gives out what is held, as at the end of a file.
+    /// Gives out what is held, as at the end of the log.
     pub fn flush(&mut self, give: &mut impl FnMut(Folded<'_>)) {
-        for group in [self.folded.take(), self.open.take()].into_iter().flatten() {
-            for bytes in [group.gtid, group.rows, group.xid] {
-                give(Folded::Log(&bytes));
-            }
-            if group.left_out > 0 {
-                give(Folded::LeftOut(group.left_out));
-            }
+        if let Some(folded) = self.folded.take() {
+            folded.give(give);
         }
-        if !self.partial.is_empty() {
-            give(Folded::Log(&std::mem::take(&mut self.partial)));
+        let open = self.open.take().map(|open| open.bytes);
+        for bytes in open.into_iter().chain([std::mem::take(&mut self.partial)]).filter(|bytes| !bytes.is_empty()) {
+            give(Folded::Log(&bytes));
         }
+    }
+
+    /// Begins a file, whose events carry checksums or do not.
+    pub fn begin_file(&mut self, checksums: bool, give: &mut impl FnMut(Folded<'_>)) {
+        self.flush(give);
+        self.checksums = checksums;
     }
 
     /// How many bytes of whole events lie at the front that need no look, while none are held.
@@ -161,37 +309,32 @@ impl Folder {
                 let Some(Gtid::MariaDb { domain, .. }) = foldable.and_then(|begun| begun.gtid) else {
                     return Ok(false);
                 };
-                self.open =
-                    Some(Group { domain, gtid: event.to_vec(), rows: Vec::new(), xid: Vec::new(), left_out: 0 });
+                self.open = Some(Open { domain, bytes: event.to_vec(), gtid_bytes: event.len() });
                 Ok(true)
             }
-            Some(open) if is_of_rows(header.kind) && open.rows.len() + event.len() <= FOLDED_BYTES_MAX => {
-                open.rows.extend_from_slice(event);
+            Some(open) if is_of_rows(header.kind) && open.bytes.len() + event.len() <= FOLDED_BYTES_MAX => {
+                open.bytes.extend_from_slice(event);
                 Ok(true)
             }
-            Some(open) if header.kind == kind::XID => {
-                open.xid = event.to_vec();
-                self.fold(give);
-                Ok(true)
-            }
+            Some(_) if header.kind == kind::XID => Ok(self.fold(event, give)),
             _ => Ok(false),
         }
     }
 
-    /// Adds the transaction that is whole to those before it, if there is room.
-    fn fold(&mut self, give: &mut impl FnMut(Folded<'_>)) {
-        let Some(last) = self.open.take() else { return };
-        match &mut self.folded {
-            Some(folded) if folded.domain == last.domain && folded.rows.len() + last.rows.len() <= FOLDED_BYTES_MAX => {
-                folded.left_out += (folded.gtid.len() + folded.xid.len()) as u64;
-                folded.rows.extend_from_slice(&last.rows);
-                (folded.gtid, folded.xid) = (last.gtid, last.xid);
-            }
-            _ => {
-                self.flush(give);
-                self.folded = Some(last);
-            }
+    /// Adds the transaction that ends with `xid` to those before it if it fits to them, or begins
+    /// anew with it if it can be folded at all.
+    fn fold(&mut self, xid: &[u8], give: &mut impl FnMut(Folded<'_>)) -> bool {
+        let Some(open) = &self.open else { return false };
+        if let Some(folded) = self.folded.take_if(|folded| !folded.fits(open)) {
+            folded.give(give);
         }
+        let anew = Group::new(self.checksums, open.domain);
+        if self.folded.is_none() && !anew.fits(open) {
+            return false;
+        }
+        self.folded.get_or_insert(anew).add(open, xid);
+        self.open = None;
+        true
     }
 }
 
