@@ -291,6 +291,30 @@ fn small_transactions_come_back_whatever_lies_between() {
     }
 }
 
+/// A replica that has all of the log and is not done with it hears heartbeats, which name the place
+/// that it must have counted: behind small transactions, in a file that goes on.
+#[test]
+fn heartbeats_come_while_the_last_transactions_are_applied() {
+    for make in Make::ALL {
+        let scratch = Scratch::new();
+        let server = start(&scratch, make, NONE);
+        let place = Place::new(&scratch, &server);
+        server.sql("CREATE TABLE test.slow (id INT PRIMARY KEY, slept INT)");
+        place.pitr.ok(["archive", "--exit-when-caught-up"]);
+        for _ in 0..10 {
+            mark(&server);
+        }
+        server.sql("SET SESSION binlog_format = STATEMENT; INSERT INTO test.slow SELECT 1, SLEEP(2.5)");
+        for _ in 0..10 {
+            mark(&server);
+        }
+        archive(&place);
+        let restored = place.latest("restored");
+        assert_eq!(restored.checksums(), server.checksums(), "{make:?}");
+        assert_eq!(replayed(&restored), server.gtid_position(), "{make:?}");
+    }
+}
+
 /// A table that keeps a version of a row for each transaction, made by the log and in the base.
 #[test]
 fn every_version_of_a_row_comes_back() {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::engine::mysql::binlog::event;
-use crate::engine::mysql::binlog::fold::{Folded, Folder};
+use crate::engine::mysql::binlog::fold::{Folded, Folder, Tables};
 use crate::engine::mysql::binlog::note::FileNote;
 use crate::engine::mysql::binlog::unpack::{Part, Unpacker};
 use crate::engine::mysql::flavor::Flavor;
@@ -27,8 +27,8 @@ pub(super) struct Feed {
     /// The transactions in the base, of which a replica that counts its way through files says
     /// nothing.
     base: Option<GtidSet>,
-    /// Whether transactions may be applied several as one.
-    folds: bool,
+    /// Where transactions may be applied several as one: what the tables are.
+    folded: Option<Tables>,
     told: Arc<Mutex<Told>>,
 }
 
@@ -58,12 +58,13 @@ impl Feed {
             failure: None,
             left_out: Vec::new(),
         };
-        Self { flavor, log, exclude, base, folds: false, told: Arc::new(Mutex::new(told)) }
+        Self { flavor, log, exclude, base, folded: None, told: Arc::new(Mutex::new(told)) }
     }
 
-    /// Hands out several transactions as one, for a server that nobody looks at in between.
-    pub(super) fn folding(self, folds: bool) -> Self {
-        Self { folds, ..self }
+    /// Hands out several transactions as one, for a server with such tables that nobody looks at
+    /// in between.
+    pub(super) fn folding(self, tables: Option<Tables>) -> Self {
+        Self { folded: tables, ..self }
     }
 
     /// Every transaction there is to apply, once the last one has been handed out.
@@ -154,7 +155,7 @@ impl LogFeed for Feed {
         Ok(Box::new(Stream {
             reader,
             unpacker: Unpacker::new(is_excluded),
-            folder: self.folds.then(Folder::default),
+            folder: self.folded.map(Folder::new),
             items: VecDeque::new(),
             told: Arc::clone(&self.told),
         }))

@@ -14,14 +14,22 @@
 //! MariaDB's sense is the last of each domain. All rows become one statement, as if of many
 //! tables: those are opened for the first rows, so that their maps come before, and closed behind
 //! the rows that say so (`Rows_log_event::do_apply_event`, `sql/log_event_server.cc`). But for
-//! that flag the rows are the server's bytes, in the log's order.
+//! that flag the rows are the server's bytes, in the log's order. The name and the maps say that
+//! they end where the first name did: a replica that was told of a later place would count on
+//! from there, and end beyond what a heartbeat says (`queue_event`, `sql/slave.cc`).
 //!
-//! Tables with system versioning by transaction keep one version of a row for each transaction
-//! (`ha_innobase::update_row`), so that none are folded once a statement speaks of versioning.
+//! What is not folded, because MariaDB would not do the same:
+//! - anything, once a statement speaks of versioning: a table with system versioning by
+//!   transaction may keep one version of a row for each, and by time one for each statement;
+//! - rows of another kind than the first, unless those are inserted, once a statement speaks of
+//!   references: the tables to which keys cascade are opened for the kind of the first;
+//! - rows whose flags say more than that all columns are there and that a statement ends, for the
+//!   flags of the first rows count for the statement;
+//! - the server's own tables, which may not be locked beside others.
 
 use super::event::{self, CHECKSUM_BYTES, HEADER_BYTES, Header, kind};
 use super::gtid_event::GtidEvent;
-use super::table_map::{ID_BYTES, split_id};
+use super::table_map::{ID_BYTES, number, split_id};
 use crate::engine::mysql::gtid::Gtid;
 use crate::error::Result;
 
@@ -31,15 +39,34 @@ const FOLDED_BYTES_MAX: usize = 64 << 10;
 /// At most so many tables are opened at once.
 const TABLES_MAX: usize = 64;
 
-/// Where the flags of an event of rows are.
+/// Where an event's header says where it ends.
+const END: std::ops::Range<usize> = 13..17;
+
+/// Where the flags of an event of rows are, which has two bytes of them.
 const FLAGS: usize = HEADER_BYTES + ID_BYTES;
 
 /// The rows are the last of their statement (`STMT_END_F`).
 const ENDS_STATEMENT: u8 = 1;
 
-/// Rows are written without a look at foreign keys, or at unique ones
-/// (`NO_FOREIGN_KEY_CHECKS_F`, `RELAXED_UNIQUE_CHECKS_F`).
-const UNCHECKED: u8 = 2 | 4;
+/// All columns are there (`COMPLETE_ROWS_F`).
+const COMPLETE: u8 = 8;
+
+/// The id of rows that are none (`UINT32_MAX`): their event only ends a statement.
+const NO_TABLE: u64 = 0xffff_ffff;
+
+/// A schema's name as it begins in a table map.
+const SYSTEM_SCHEMA: &[u8] = b"\x05mysql\0";
+
+/// How far the tables of a database may be folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// They have nothing of what follows.
+    Plain,
+    /// What is changed in one may change others: a foreign key cascades.
+    Cascading,
+    /// They keep older versions of their rows.
+    Versioned,
+}
 
 /// What comes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +78,12 @@ pub enum Folded<'a> {
 }
 
 /// Folds the log of a file, behind its format description.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Folder {
+    /// What is known of the tables.
+    tables: Tables,
+    /// The transaction that has begun may define tables.
+    defines: bool,
     /// Whether events carry checksums.
     checksums: bool,
     /// The beginning of an event that has not come whole.
@@ -63,8 +94,6 @@ pub struct Folder {
     open: Option<Open>,
     /// Whole ones, as one.
     folded: Option<Group>,
-    /// Nothing is folded any more.
-    off: bool,
 }
 
 /// A transaction of which nothing but rows has come.
@@ -93,7 +122,13 @@ impl Open {
 #[derive(Debug)]
 struct Group {
     checksums: bool,
+    /// Rows of another kind than the first are not to follow, unless those are inserted.
+    cascading: bool,
     domain: u32,
+    /// Where the first transaction's name ended.
+    begun: Vec<u8>,
+    /// What the first rows are.
+    first: Option<Change>,
     gtid: Vec<u8>,
     maps: Vec<Vec<u8>>,
     rows: Vec<u8>,
@@ -105,9 +140,20 @@ struct Group {
 }
 
 impl Group {
-    fn new(checksums: bool, domain: u32) -> Self {
-        let (gtid, rows, xid) = (Vec::new(), Vec::new(), Vec::new());
-        Self { checksums, domain, gtid, maps: Vec::new(), rows, last: 0, xid, taken: 0 }
+    fn new(checksums: bool, cascading: bool, domain: u32) -> Self {
+        Self {
+            checksums,
+            cascading,
+            domain,
+            begun: Vec::new(),
+            first: None,
+            gtid: Vec::new(),
+            maps: Vec::new(),
+            rows: Vec::new(),
+            last: 0,
+            xid: Vec::new(),
+            taken: 0,
+        }
     }
 
     /// Whether a transaction can be a part of this.
@@ -116,23 +162,34 @@ impl Group {
             return false;
         }
         let mut tables: Vec<Map<'_>> = self.maps.iter().filter_map(|event| Map::of(event, self.checksums)).collect();
-        let mut ended = false;
+        let (mut mapped, mut first, mut ended) = (Vec::new(), self.first, false);
         let fits = open.rows().all(|(header, event)| match header.kind {
             kind::ANNOTATE_ROWS => true,
             kind::TABLE_MAP => {
                 let Some(map) = Map::of(event, self.checksums) else { return false };
+                mapped.push(map.id);
                 match tables.iter().find(|other| other.id == map.id || other.name == map.name) {
                     Some(other) => *other == map,
                     None => {
+                        let is_ordinary = !map.name.starts_with(SYSTEM_SCHEMA);
                         tables.push(map);
-                        tables.len() <= TABLES_MAX
+                        is_ordinary && tables.len() <= TABLES_MAX
                     }
                 }
             }
             _ => {
-                let flags = event.get(FLAGS).copied().unwrap_or(UNCHECKED);
+                let Some([flags, more]) = event.get(FLAGS..).and_then(|flags| flags.first_chunk()) else {
+                    return false;
+                };
+                let id = event.get(HEADER_BYTES..FLAGS).map_or(NO_TABLE, number);
+                let change = Change::of(header.kind);
+                let first = *first.get_or_insert(change);
                 ended = flags & ENDS_STATEMENT != 0;
-                flags & UNCHECKED == 0
+                flags & !(ENDS_STATEMENT | COMPLETE) == 0
+                    && *more == 0
+                    && id != NO_TABLE
+                    && mapped.contains(&id)
+                    && (!self.cascading || first == Change::Insert || first == change)
             }
         });
         fits && ended
@@ -140,14 +197,26 @@ impl Group {
 
     /// Adds a transaction that [fits](Self::fits).
     fn add(&mut self, open: &Open, xid: &[u8]) {
+        self.gtid = open.bytes.get(..open.gtid_bytes).unwrap_or_default().to_vec();
+        if self.taken == 0 {
+            self.begun = self.gtid.get(END).unwrap_or_default().to_vec();
+        }
+        Self::say_where(&mut self.gtid, &self.begun, self.checksums);
         let id = |event: &[u8]| Map::of(event, self.checksums).map(|map| map.id);
         let mut rows = Vec::new();
         for (header, event) in open.rows() {
             match header.kind {
                 kind::ANNOTATE_ROWS => {}
                 kind::TABLE_MAP if self.maps.iter().any(|map| id(map) == id(event)) => {}
-                kind::TABLE_MAP => self.maps.push(event.to_vec()),
-                _ => rows.push(event),
+                kind::TABLE_MAP => {
+                    let mut map = event.to_vec();
+                    Self::say_where(&mut map, &self.begun, self.checksums);
+                    self.maps.push(map);
+                }
+                of => {
+                    self.first.get_or_insert(Change::of(of));
+                    rows.push(event);
+                }
             }
         }
         for event in rows {
@@ -156,8 +225,17 @@ impl Group {
             self.rows.extend_from_slice(event);
         }
         self.taken += open.bytes.len() + xid.len();
-        self.gtid = open.bytes.get(..open.gtid_bytes).unwrap_or_default().to_vec();
         self.xid = xid.to_vec();
+    }
+
+    /// Has an event say that it ends at `end`.
+    fn say_where(event: &mut [u8], end: &[u8], checksums: bool) {
+        if let Some(says) = event.get_mut(END).filter(|says| *says != end && says.len() == end.len()) {
+            says.copy_from_slice(end);
+            if checksums {
+                event::seal(event);
+            }
+        }
     }
 
     /// Has the statement go on behind the last rows.
@@ -204,7 +282,31 @@ impl<'a> Map<'a> {
     }
 }
 
+/// What an event of rows does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Change {
+    const fn of(of: u8) -> Self {
+        match of {
+            kind::WRITE_ROWS_V1 | kind::WRITE_ROWS_COMPRESSED_V1 => Self::Insert,
+            kind::DELETE_ROWS_V1 | kind::DELETE_ROWS_COMPRESSED_V1 => Self::Delete,
+            _ => Self::Update,
+        }
+    }
+}
+
 impl Folder {
+    /// For a database with such tables, as long as no statement makes others.
+    #[must_use]
+    pub const fn new(tables: Tables) -> Self {
+        Self { tables, defines: false, checksums: false, partial: Vec::new(), left: 0, open: None, folded: None }
+    }
+
     /// Takes the next bytes and gives out what can be.
     ///
     /// # Errors
@@ -251,7 +353,7 @@ impl Folder {
         while let Some(head) = bytes.get(at..).and_then(|rest| rest.first_chunk::<HEADER_BYTES>()) {
             let header = Header::parse(head)?;
             let end = at + header.length as usize;
-            if !self.off && is_looked_at(&header) || end > bytes.len() {
+            if self.tables != Tables::Versioned && is_looked_at(&header) || end > bytes.len() {
                 break;
             }
             at = end;
@@ -286,27 +388,26 @@ impl Folder {
 
     /// Holds an event back, if it is of a transaction that may be folded.
     fn holds(&mut self, header: &Header, event: &[u8], give: &mut impl FnMut(Folded<'_>)) -> Result<bool> {
-        if self.off {
+        if self.tables == Tables::Versioned {
             return Ok(false);
+        }
+        if header.kind == kind::MARIADB_GTID && self.open.is_some() {
+            // The server died within that.
+            self.flush(give);
         }
         match &mut self.open {
             _ if matches!(header.kind, kind::QUERY | kind::QUERY_COMPRESSED) => {
-                self.off = speaks_of_versioning(header, event);
+                self.hear(header, event);
                 Ok(false)
             }
             _ if event.len() < header.length as usize => Ok(false),
             None if header.kind == kind::MARIADB_GTID => {
                 let body = event.get(HEADER_BYTES..).unwrap_or_default();
-                let begun = GtidEvent::decode(header.kind, header.server_id, body)?;
-                let foldable = begun.filter(|begun| {
-                    let flags = begun.flags;
-                    flags.transactional()
-                        && !flags.standalone()
-                        && !flags.ddl()
-                        && !flags.xa_prepared()
-                        && !flags.xa_completed()
-                });
-                let Some(Gtid::MariaDb { domain, .. }) = foldable.and_then(|begun| begun.gtid) else {
+                let Some(begun) = GtidEvent::decode(header.kind, header.server_id, body)? else { return Ok(false) };
+                let flags = begun.flags;
+                self.defines = flags.standalone() || flags.ddl();
+                let rolls_back = flags.transactional() && !flags.xa_prepared() && !flags.xa_completed();
+                let Some(Gtid::MariaDb { domain, .. }) = begun.gtid.filter(|_| rolls_back && !self.defines) else {
                     return Ok(false);
                 };
                 self.open = Some(Open { domain, bytes: event.to_vec(), gtid_bytes: event.len() });
@@ -321,6 +422,18 @@ impl Folder {
         }
     }
 
+    /// Hears what a statement may make of the tables. One that cannot be read, and may define
+    /// some, may do anything.
+    fn hear(&mut self, header: &Header, event: &[u8]) {
+        let is_read = header.kind == kind::QUERY && event.len() == header.length as usize;
+        let says = |word: &[u8]| event.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
+        if !is_read && self.defines || is_read && says(b"VERSIONING") {
+            self.tables = Tables::Versioned;
+        } else if is_read && says(b"REFERENCES") && self.tables == Tables::Plain {
+            self.tables = Tables::Cascading;
+        }
+    }
+
     /// Adds the transaction that ends with `xid` to those before it if it fits to them, or begins
     /// anew with it if it can be folded at all.
     fn fold(&mut self, xid: &[u8], give: &mut impl FnMut(Folded<'_>)) -> bool {
@@ -328,7 +441,7 @@ impl Folder {
         if let Some(folded) = self.folded.take_if(|folded| !folded.fits(open)) {
             folded.give(give);
         }
-        let anew = Group::new(self.checksums, open.domain);
+        let anew = Group::new(self.checksums, self.tables == Tables::Cascading, open.domain);
         if self.folded.is_none() && !anew.fits(open) {
             return false;
         }
@@ -356,14 +469,6 @@ const fn is_of_rows(kind: u8) -> bool {
             | kind::UPDATE_ROWS_COMPRESSED_V1
             | kind::DELETE_ROWS_COMPRESSED_V1
     )
-}
-
-/// Whether a statement may make a table versioned: one that cannot be read may as well.
-fn speaks_of_versioning(header: &Header, event: &[u8]) -> bool {
-    const WORD: &[u8] = b"VERSIONING";
-    header.kind == kind::QUERY_COMPRESSED
-        || event.len() < header.length as usize
-        || event.windows(WORD.len()).any(|window| window.eq_ignore_ascii_case(WORD))
 }
 
 #[cfg(test)]

@@ -124,8 +124,8 @@ impl Recovery for MySqlRecovery {
             Some(place) => place.gtids.clone(),
             None => server.executed().await?,
         };
-        let folds = settings::folds(&machine) && !server.versions_rows().await?;
-        let feed = Arc::new(Feed::new(flavor, log, exclude, Some(executed.clone())).folding(folds));
+        let tables = if settings::folds(&machine) { Some(server.tables().await?) } else { None };
+        let feed = Arc::new(Feed::new(flavor, log, exclude, Some(executed.clone())).folding(tables));
         let account = Settings {
             flavor,
             version: programs.version().to_owned(),

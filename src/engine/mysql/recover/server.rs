@@ -12,6 +12,7 @@ use super::programs::Programs;
 use super::replica::{Replayed, Replica};
 use super::settings::{self, Machine, Whence};
 use super::{Base, LOOK_INTERVAL};
+use crate::engine::mysql::binlog::fold::Tables;
 use crate::engine::mysql::conninfo::{ConnInfo, Endpoint, Tls};
 use crate::engine::mysql::flavor::Flavor;
 use crate::engine::mysql::gtid::GtidSet;
@@ -146,11 +147,20 @@ impl PrivateServer {
         }
     }
 
-    /// Whether tables have system versioning (MariaDB).
-    pub(super) async fn versions_rows(&mut self) -> Result<bool> {
-        let ask = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'SYSTEM VERSIONED' LIMIT 1";
-        let table = self.replica()?.session().query_one::<String>(ask).await;
-        Ok(self.answered(table).await?.is_some())
+    /// What the tables are (MariaDB).
+    pub(super) async fn tables(&mut self) -> Result<Tables> {
+        let versioned =
+            "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'SYSTEM VERSIONED' LIMIT 1";
+        let cascading = "SELECT CONSTRAINT_NAME FROM information_schema.REFERENTIAL_CONSTRAINTS \
+                         WHERE UPDATE_RULE NOT IN ('RESTRICT', 'NO ACTION') \
+                         OR DELETE_RULE NOT IN ('RESTRICT', 'NO ACTION') LIMIT 1";
+        for (ask, tables) in [(versioned, Tables::Versioned), (cascading, Tables::Cascading)] {
+            let found = self.replica()?.session().query_one::<String>(ask).await;
+            if self.answered(found).await?.is_some() {
+                return Ok(tables);
+            }
+        }
+        Ok(Tables::Plain)
     }
 
     /// Makes the server a replica of ours that begins behind `executed`, which is at `whence`.

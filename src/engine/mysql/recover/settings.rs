@@ -20,6 +20,10 @@
 //! without fsyncs (122,000). So the pipe depends on the machine more than the replay does, and what
 //! counts is the second of these measurements.
 //!
+//! Since then MariaDB's one applier gets small transactions folded into larger ones
+//! ([`fold`](crate::engine::mysql::binlog::fold)) and writes no place of its receiver down: 375,000
+//! transactions (804 MB) in 22 to 27 s where it took 31 to 36, both in turn, and the pipe 168 s.
+//!
 //! MariaDB's parallel appliers hand every event from thread to thread, which on two processors
 //! costs more than it brings. MySQL's coordinator turns in a loop while no worker is free, so
 //! that many workers are cheaper than few.

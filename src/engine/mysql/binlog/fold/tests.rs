@@ -45,12 +45,16 @@ fn statement(text: &str) -> Vec<u8> {
 
 /// What comes out of pieces of a log, and how many bytes are left out.
 fn folded<'a>(checksums: bool, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, u64) {
+    folded_with(Tables::Plain, checksums, pieces)
+}
+
+fn folded_with<'a>(tables: Tables, checksums: bool, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, u64) {
     let (mut out, mut left_out) = (Vec::new(), 0);
     let mut give = |folded: Folded<'_>| match folded {
         Folded::Log(bytes) => out.extend_from_slice(bytes),
         Folded::LeftOut(bytes) => left_out += bytes,
     };
-    let mut folder = Folder::default();
+    let mut folder = Folder::new(tables);
     folder.begin_file(checksums, &mut give);
     for piece in pieces {
         folder.feed(piece, &mut give).unwrap();
@@ -128,7 +132,7 @@ fn what_is_changed_is_sealed_again() {
         with_room.collect::<Vec<_>>().concat()
     };
     let log = sealed([transaction(0, 1, 10), transaction(0, 2, 20)].concat());
-    let (mut out, mut folder) = (Vec::new(), Folder::default());
+    let (mut out, mut folder) = (Vec::new(), Folder::new(Tables::Plain));
     let mut give = |folded: Folded<'_>| {
         if let Folded::Log(bytes) = folded {
             out.extend_from_slice(bytes);
@@ -150,6 +154,8 @@ fn what_is_changed_is_sealed_again() {
 #[test]
 fn whatever_is_not_of_rows_alone_stands_as_it_was() {
     let ends = |sequence: u64| event(kind::XID, &sequence.to_le_bytes());
+    let none = event(kind::WRITE_ROWS_V1, &[0xff, 0xff, 0xff, 0xff, 0, 0, ENDS_STATEMENT, 0]);
+    let of_the_server = event(kind::TABLE_MAP, b"\x05\0\0\0\0\0\x01\0\x05mysql\0\x01t\0columns");
     let between = [
         [gtid(0, 2, DDL | 0x01), statement("create table t (id int)")].concat(),
         [gtid(0, 2, TRANSACTIONAL), statement("insert into t values (1)"), ends(2)].concat(),
@@ -160,6 +166,10 @@ fn whatever_is_not_of_rows_alone_stands_as_it_was() {
         [gtid(0, 2, TRANSACTIONAL | 0x40), rows(5), event(kind::XA_PREPARE, b"x")].concat(),
         [gtid(0, 2, TRANSACTIONAL), rows(FOLDED_BYTES_MAX), ends(2)].concat(),
         transaction(1, 2, 10),
+        // Of a table without a map, of none at all, and of the server's own.
+        [gtid(0, 2, TRANSACTIONAL), of_rows(5, 1, 10), ends(2)].concat(),
+        [gtid(0, 2, TRANSACTIONAL), map(5, "t", b"columns"), none, ends(2)].concat(),
+        [gtid(0, 2, TRANSACTIONAL), of_the_server, of_rows(5, 1, 10), ends(2)].concat(),
         // Unchecked keys; a statement without an end; other columns, another id, another table.
         [gtid(0, 2, TRANSACTIONAL), map(5, "t", b"columns"), of_rows(5, 3, 10), ends(2)].concat(),
         [gtid(0, 2, TRANSACTIONAL), map(5, "t", b"columns"), of_rows(5, 0, 10), ends(2)].concat(),
@@ -198,13 +208,64 @@ fn what_is_folded_is_not_too_long() {
 fn nothing_is_folded_once_a_table_may_be_versioned() {
     let two = [transaction(0, 3, 10), transaction(0, 4, 10)].concat();
     let compressed = event(kind::QUERY_COMPRESSED, b"\x80?");
-    for statement in [statement("create table t (id int) with system versioning"), compressed] {
+    for statement in [statement("create table t (id int) with system versioning"), compressed.clone()] {
         let made = [gtid(0, 2, DDL | 0x01), statement].concat();
         let log = [two.clone(), made, two.clone(), two.clone()].concat();
         let (out, left_out) = folded(false, [&log[..]]);
         let in_front = folded(false, [&two[..]]);
         assert_eq!((out.len(), left_out), (log.len() - two.len() + in_front.0.len(), in_front.1));
         assert!(out.ends_with(&log[two.len()..]));
+    }
+    assert_eq!(folded_with(Tables::Versioned, false, [&two[..]]), (two.clone(), 0));
+    // No statement within a transaction of rows and others defines a table unseen.
+    let mixed = [gtid(0, 2, TRANSACTIONAL), compressed, event(kind::XID, b"x")].concat();
+    assert!(folded(false, [&[mixed, two].concat()[..]]).1 > 0);
+}
+
+#[test]
+fn where_keys_cascade_the_first_rows_tell_what_may_follow() {
+    let change = |of: u8, sequence: u64| {
+        let rows = [map(5, "t", b"columns"), event(of, b"\x05\0\0\0\0\0\x01\0row")].concat();
+        [gtid(0, sequence, TRANSACTIONAL), rows, event(kind::XID, b"x")].concat()
+    };
+    let insert = |sequence| change(kind::WRITE_ROWS_V1, sequence);
+    let update = |sequence| change(kind::UPDATE_ROWS_V1, sequence);
+    let delete = |sequence| change(kind::DELETE_ROWS_V1, sequence);
+    let made = [gtid(0, 1, DDL | 0x01), statement("alter table t add foreign key (a) references u (a)")].concat();
+    for (log, together) in [
+        ([insert(2), update(3), delete(4)].concat(), true),
+        ([update(2), update(3)].concat(), true),
+        ([update(2), delete(3)].concat(), false),
+        ([delete(2), insert(3)].concat(), false),
+    ] {
+        let begun = |out: &[u8]| events(out).iter().filter(|(header, _)| header.kind == kind::MARIADB_GTID).count();
+        assert_eq!(begun(&folded(false, [&log[..]]).0), 1);
+        let (out, _) = folded_with(Tables::Cascading, false, [&log[..]]);
+        assert_eq!(begun(&out) == 1, together);
+        let log = [made.clone(), log].concat();
+        assert_eq!(begun(&folded(false, [&log[..]]).0) == 2, together);
+    }
+}
+
+/// How a replica counts where it is (`queue_event`, `sql/slave.cc`): a heartbeat that names a
+/// place before that ends its replication.
+#[test]
+fn a_replica_never_counts_beyond_the_log() {
+    for (name, checksums, log) in fixtures() {
+        let (out, _) = folded(checksums, [&log[..]]);
+        let ends: Vec<u64> = events(&log).iter().map(|(header, _)| u64::from(header.log_pos)).collect();
+        let (mut counted, mut given) = (MAGIC.len() as u64, 0_u64);
+        for (header, event) in events(&out) {
+            counted += event.len() as u64;
+            if u64::from(header.log_pos) > counted {
+                counted = u64::from(header.log_pos);
+            }
+            given = given.max(u64::from(header.log_pos));
+            if header.kind == kind::XID {
+                assert_eq!(counted, given, "{name}");
+                assert!(ends.contains(&counted), "{name}");
+            }
+        }
     }
 }
 
@@ -270,6 +331,6 @@ proptest! {
 
     #[test]
     fn no_bytes_make_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = Folder::default().feed(&bytes, &mut |_| {});
+        let _ = Folder::new(Tables::Plain).feed(&bytes, &mut |_| {});
     }
 }
