@@ -69,11 +69,12 @@ impl Replica {
     ) -> Result<()> {
         let password = account.password.expose_secret();
         for statement in settings::begin(self.flavor, self.version, source, &account.user, password, whence) {
-            // The error may not repeat a statement, which may hold the password.
-            self.session
-                .execute(&statement)
-                .await
-                .map_err(|error| Error::failure("the server does not become a replica").because(error))?;
+            self.session.execute(&statement).await.map_err(|error| match error.kind() {
+                // It may have ended, and then its own words tell more.
+                Kind::DatabaseUnreachable => error,
+                // The error may not repeat a statement, which may hold the password.
+                _ => Error::failure("the server does not become a replica").because(error),
+            })?;
         }
         Ok(())
     }
