@@ -29,7 +29,8 @@
 
 use super::event::{self, CHECKSUM_BYTES, HEADER_BYTES, Header, kind};
 use super::gtid_event::GtidEvent;
-use super::table_map::{ID_BYTES, number, split_id};
+use super::table_map::{ID_BYTES, split_id};
+use super::tally::NO_TABLE;
 use crate::engine::mysql::gtid::Gtid;
 use crate::error::Result;
 
@@ -50,9 +51,6 @@ const ENDS_STATEMENT: u8 = 1;
 
 /// All columns are there (`COMPLETE_ROWS_F`).
 const COMPLETE: u8 = 8;
-
-/// The id of rows that are none (`UINT32_MAX`): their event only ends a statement.
-const NO_TABLE: u64 = 0xffff_ffff;
 
 /// A schema's name as it begins in a table map.
 const SYSTEM_SCHEMA: &[u8] = b"\x05mysql\0";
@@ -181,13 +179,13 @@ impl Group {
                 let Some([flags, more]) = event.get(FLAGS..).and_then(|flags| flags.first_chunk()) else {
                     return false;
                 };
-                let id = event.get(HEADER_BYTES..FLAGS).map_or(NO_TABLE, number);
+                let Some((id, _)) = event.get(HEADER_BYTES..).and_then(split_id) else { return false };
                 let change = Change::of(header.kind);
                 let first = *first.get_or_insert(change);
                 ended = flags & ENDS_STATEMENT != 0;
                 flags & !(ENDS_STATEMENT | COMPLETE) == 0
                     && *more == 0
-                    && id != NO_TABLE
+                    && !NO_TABLE.contains(&id)
                     && mapped.contains(&id)
                     && (!self.cascading || first == Change::Insert || first == change)
             }

@@ -27,7 +27,7 @@ const QUERY_FIXED: usize = 13;
 const LOAD_FIXED: usize = 26;
 
 /// Of events that have no rows and only end a statement.
-const NO_TABLE: [u64; 3] = [0xff_ffff, 0xffff_ffff, 0xffff_ffff_ffff];
+pub(super) const NO_TABLE: [u64; 3] = [0xff_ffff, 0xffff_ffff, 0xffff_ffff_ffff];
 
 /// Counts events that are not a payload of others.
 pub(super) struct Tally {
