@@ -23,12 +23,13 @@ fn raw(frame: &[u8], limit: usize) -> Result<Vec<u8>> {
     Ok(raw)
 }
 
-const BOTH: [Compression; 2] = [Compression::Lz4, Compression::Zstd(1)];
+const ALL: [Compression; 3] = [Compression::Lz4, Compression::ZstdFast, Compression::Zstd(1)];
 
 #[test]
 fn compression_reads_as_it_prints() {
     for (text, is, prints) in [
         ("lz4", Compression::Lz4, "lz4"),
+        ("zstd:fast", Compression::ZstdFast, "zstd:fast"),
         ("zstd", Compression::Zstd(1), "zstd:1"),
         ("zstd:19", Compression::Zstd(19), "zstd:19"),
     ] {
@@ -50,7 +51,7 @@ proptest! {
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(len + 1)).chain([0, len]).collect();
         cuts.sort_unstable();
         let slices: Vec<_> = cuts.windows(2).map(|pair| &log[pair[0]..pair[1]]).collect();
-        for compression in BOTH {
+        for compression in ALL {
             prop_assert!(raw(&frame(compression, &slices), len).unwrap() == log, "{compression}");
         }
     }
@@ -82,7 +83,7 @@ fn refuses_a_frame_cut_at_a_block_boundary() {
 #[test]
 fn refuses_bytes_after_the_frame_more_output_than_counted_and_less() {
     let log = samples::log(100_000, 3);
-    for compression in BOTH {
+    for compression in ALL {
         let mut frame = frame(compression, &[&log]);
         assert!(raw(&frame, log.len() - 1).unwrap_err().message().contains("longer than 99999 bytes"));
         assert!(raw(&frame, log.len() + 1).unwrap_err().message().contains("its footer counts 100001"));
@@ -94,7 +95,7 @@ fn refuses_bytes_after_the_frame_more_output_than_counted_and_less() {
 #[test]
 fn refuses_every_cut_of_a_frame() {
     let log = samples::log(3000, 4);
-    for compression in BOTH {
+    for compression in ALL {
         let frame = frame(compression, &[&log]);
         for len in 0..frame.len() {
             assert_eq!(

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use zstd::stream::raw::{DParameter, Decoder, Encoder as Stream, InBuffer, Operation, OutBuffer};
+use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder as Stream, InBuffer, Operation, OutBuffer};
+use zstd::zstd_safe::ParamSwitch;
 
 use crate::error::{Error, Result};
 
@@ -14,11 +15,26 @@ const PIECE: usize = 128 << 10;
 /// reading takes bounded memory.
 const WINDOW_LOG_MAX: u32 = 23;
 
+/// Bytes between two places at which [`Encoder::fast`] looks first. Of sysbench's rows 1 leaves
+/// 30.9 %, 2 32.0 %, 4 34.3 %, 8 39.2 %; beyond 4 there is hardly less work.
+const FAST_STEP: u32 = 4;
+
 pub(in crate::segment) struct Encoder(Stream<'static>);
 
 impl Encoder {
     pub(super) fn new(level: i32) -> Result<Self> {
         Stream::new(level).map(Self).map_err(failed)
+    }
+
+    /// Level 1 with longer steps where nothing repeats. What does not repeat is still coded by
+    /// how often its bytes occur, which zstd's own negative levels leave out.
+    pub(super) fn fast() -> Result<Self> {
+        let mut stream = Stream::new(1).map_err(failed)?;
+        for parameter in [CParameter::TargetLength(FAST_STEP), CParameter::LiteralCompressionMode(ParamSwitch::Enable)]
+        {
+            stream.set_parameter(parameter).map_err(failed)?;
+        }
+        Ok(Self(stream))
     }
 
     pub(super) fn write(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<()> {

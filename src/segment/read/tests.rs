@@ -3,11 +3,11 @@ use crate::model::offset::Offset;
 use crate::segment::codec::Compression;
 use crate::segment::samples::{self, NAME};
 
-const BOTH: [Compression; 2] = [Compression::Lz4, Compression::Zstd(1)];
+const ALL: [Compression; 3] = [Compression::Lz4, Compression::ZstdFast, Compression::Zstd(1)];
 
 #[test]
 fn a_segment_comes_back_with_its_footer() {
-    for compression in BOTH {
+    for compression in ALL {
         for len in [1, 100, 65_536, 600_000] {
             let log = samples::log(len, 1);
             let (object, expected) = samples::segment(0x2_0000, &log, compression);
@@ -43,7 +43,7 @@ fn refused(expected: &Expected, object: &[u8], what: &str) {
 
 #[test]
 fn refuses_an_object_cut_at_any_length() {
-    for compression in BOTH {
+    for compression in ALL {
         let (object, expected) = samples::segment(0x30, &samples::log(2500, 1), compression);
         for len in 0..object.len() {
             refused(&expected, &object[..len], &format!("{compression} cut to {len}"));
@@ -54,7 +54,7 @@ fn refuses_an_object_cut_at_any_length() {
 
 #[test]
 fn refuses_a_flipped_bit_in_any_byte() {
-    for compression in BOTH {
+    for compression in ALL {
         let (object, expected) = samples::segment(0x30, &samples::log(1200, 1), compression);
         let mut object = object.to_vec();
         for at in 0..object.len() {

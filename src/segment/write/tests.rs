@@ -59,6 +59,7 @@ fn the_stock_lz4_tool_reads_segments() {
 
 #[test]
 fn the_stock_zstd_tool_reads_segments() {
+    stock_tool_reads("zstd", Compression::ZstdFast);
     stock_tool_reads("zstd", Compression::Zstd(3));
 }
 
