@@ -9,11 +9,11 @@ use serde::Serialize;
 use super::Opened;
 use super::output::{self, size};
 use super::settings::Settings;
-use crate::catalog::Gap;
 use crate::catalog::damage::Damaged;
+use crate::engine::Axis;
 use crate::error::Result;
 use crate::model::time::Timestamp;
-use crate::plan::{self, Window};
+use crate::plan::{self, Missing, Window};
 
 /// Options of `pitr list`.
 #[derive(Debug, clap::Args)]
@@ -35,8 +35,9 @@ struct Base {
     id: String,
     timeline: u32,
     ended: Timestamp,
-    start: String,
-    end: String,
+    /// Where log must be read to know, which takes too long for each of many bases, nothing.
+    start: Option<String>,
+    end: Option<String>,
     bytes: u64,
     stored_bytes: u64,
     restorable: bool,
@@ -85,12 +86,13 @@ async fn gather(opened: &Opened) -> Result<Document> {
     let catalog = opened.catalog().await?;
     let engine = opened.engine.as_ref();
     let position = |offset| engine.position(offset).to_string();
+    let told = engine.axis() == Axis::Server;
     let bases = catalog.bases.iter().map(|base| Base {
         id: base.id.clone(),
         timeline: base.timeline.0,
         ended: base.ended,
-        start: position(base.start),
-        end: position(base.end),
+        start: told.then(|| position(base.start)),
+        end: told.then(|| position(base.end)),
         bytes: base.bytes,
         stored_bytes: base.stored_bytes,
         restorable: plan::restorable(&catalog, &base.id),
@@ -101,25 +103,33 @@ async fn gather(opened: &Opened) -> Result<Document> {
     for (&timeline, log) in &catalog.timelines {
         // A timeline without log, or one that nothing leads to, has no windows.
         let found: Vec<Window> = plan::windows(&catalog, timeline).unwrap_or_default();
-        windows.extend(found.into_iter().map(|window| ShownWindow {
-            timeline: window.timeline.0,
-            from: window.from,
-            to: window.to,
-            base: window.base,
-            end: position(window.range.end),
-            broken_by: window.missing.map(|missing| {
-                let (start, end) = (position(missing.range.start), position(missing.range.end));
-                let damaged = if missing.damaged.is_empty() { "missing" } else { "damaged" };
-                format!("the log from {start} to {end} is {damaged}")
-            }),
-        }));
-        gaps.extend(log.gaps.iter().map(|gap: &Gap| ShownGap {
-            timeline: timeline.0,
-            start: position(gap.range.start),
-            end: position(gap.range.end),
-            cause: gap.cause.clone(),
-            found: gap.found,
-        }));
+        let at = |offset| opened.place(&catalog, timeline, offset);
+        for window in found {
+            let broken_by = match window.missing {
+                Some(Missing { range, damaged, .. }) => {
+                    let damaged = if damaged.is_empty() { "missing" } else { "damaged" };
+                    Some(format!("the log from {} to {} is {damaged}", at(range.start).await, at(range.end).await))
+                }
+                None => None,
+            };
+            windows.push(ShownWindow {
+                timeline: window.timeline.0,
+                from: window.from,
+                to: window.to,
+                base: window.base,
+                end: at(window.range.end).await,
+                broken_by,
+            });
+        }
+        for gap in &log.gaps {
+            gaps.push(ShownGap {
+                timeline: timeline.0,
+                start: at(gap.range.start).await,
+                end: at(gap.range.end).await,
+                cause: gap.cause.clone(),
+                found: gap.found,
+            });
+        }
         restore_points.extend(log.restore_points.iter().map(|point| ShownPoint {
             name: point.name.clone(),
             time: point.time,
@@ -140,14 +150,15 @@ async fn gather(opened: &Opened) -> Result<Document> {
 
 fn text(document: &Document) -> String {
     let mut text = format!("cluster {} in {}\n\nbase backups\n", document.cluster, document.store);
+    let told = document.bases.iter().any(|base| base.end.is_some());
     text.push_str(&table(
-        &["base", "timeline", "ended", "consistent at", "size", "stored", ""],
+        &["base", "timeline", "ended", if told { "consistent at" } else { "" }, "size", "stored", ""],
         document.bases.iter().map(|base| {
             vec![
                 base.id.clone(),
                 base.timeline.to_string(),
                 base.ended.to_string(),
-                base.end.clone(),
+                base.end.clone().unwrap_or_default(),
                 size(base.bytes),
                 size(base.stored_bytes),
                 if base.restorable { String::new() } else { "not restorable: its log is not archived".into() },
@@ -165,7 +176,7 @@ fn text(document: &Document) -> String {
     if let (true, Some(base)) = (document.windows.is_empty(), document.bases.iter().rfind(|base| base.restorable)) {
         text.push_str(&format!(
             "  the log is not yet known to be complete past a base's end; `pitr restore --target latest` gives {} or later\n",
-            base.end
+            base.end.clone().unwrap_or_else(|| base.ended.to_string())
         ));
     }
     if !document.gaps.is_empty() {

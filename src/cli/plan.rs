@@ -166,6 +166,33 @@ pub(super) struct Planned {
     pub catalog: Catalog,
     pub target: Target,
     pub plan: Plan,
+    places: Places,
+}
+
+/// Where the plan's offsets lie on the server.
+struct Places {
+    start: String,
+    base_end: String,
+    cut: String,
+    last_in: Option<String>,
+    first_out: Option<String>,
+}
+
+impl Places {
+    async fn of(plan: &Plan, opened: &Opened, catalog: &Catalog) -> Self {
+        let at = |timeline, offset| opened.place(catalog, timeline, offset);
+        let begin = async |transaction: &Option<Transaction>| match transaction {
+            Some(transaction) => Some(at(plan.timeline, transaction.start).await),
+            None => None,
+        };
+        Self {
+            start: at(plan.base.timeline, plan.base.start).await,
+            base_end: at(plan.base.timeline, plan.base.end).await,
+            cut: at(plan.timeline, plan.cut).await,
+            last_in: begin(&plan.last_in).await,
+            first_out: begin(&plan.first_out).await,
+        }
+    }
 }
 
 /// A plan as JSON.
@@ -208,7 +235,8 @@ impl Planned {
         let catalog = opened.catalog().await?;
         let now = SystemClock.now();
         let plan = resolve(&opened.archive, opened.engine.as_ref(), &catalog, &target, now).await?;
-        Ok(Self { opened, catalog, target, plan })
+        let places = Places::of(&plan, &opened, &catalog).await;
+        Ok(Self { opened, catalog, target, plan, places })
     }
 
     pub(super) fn engine(&self) -> &dyn Engine {
@@ -218,15 +246,6 @@ impl Planned {
     /// Where replay stops, in the engine's words.
     pub(super) fn cut(&self) -> Position {
         self.engine().position(self.plan.cut)
-    }
-
-    fn transaction(&self, transaction: Option<&Transaction>) -> Option<TransactionDocument> {
-        transaction.map(|t| TransactionDocument {
-            id: t.id.to_string(),
-            time: t.time,
-            position: self.engine().position(t.start).to_string(),
-            committed: t.committed,
-        })
     }
 
     /// The plan as JSON.
@@ -245,12 +264,12 @@ impl Planned {
                 bytes: plan.base.bytes,
             },
             timeline: plan.timeline.0,
-            start: self.engine().position(plan.base.start).to_string(),
-            cut: self.cut().to_string(),
+            start: self.places.start.clone(),
+            cut: self.places.cut.clone(),
             segments: plan.log.len(),
             log_bytes: plan.log_bytes,
-            last_transaction_in: self.transaction(plan.last_in.as_ref()),
-            first_transaction_out: self.transaction(plan.first_out.as_ref()),
+            last_transaction_in: transaction(plan.last_in.as_ref(), self.places.last_in.as_deref()),
+            first_transaction_out: transaction(plan.first_out.as_ref(), self.places.first_out.as_deref()),
             notes: plan.notes.clone(),
         }
     }
@@ -267,12 +286,12 @@ impl Planned {
             plan.base.id,
             size(plan.base.bytes),
             plan.base.timeline.0,
-            self.engine().position(plan.base.end)
+            self.places.base_end
         ));
         text.push_str(&format!(
             "log                  {} to {} on timeline {} ({} in {} segments)\n",
-            self.engine().position(plan.base.start),
-            self.cut(),
+            self.places.start,
+            self.places.cut,
             plan.timeline.0,
             size(plan.log_bytes),
             plan.log.len()
@@ -286,21 +305,28 @@ impl Planned {
 
     /// The last transaction in and the first one out, a line each.
     pub(super) fn transactions(&self) -> String {
-        let say = |transaction: Option<&Transaction>, none: &str| {
-            transaction.map_or_else(
-                || none.to_owned(),
-                |t| {
-                    let rolled_back = if t.committed { "" } else { " (rolled back)" };
-                    format!("{} at {}, {}{rolled_back}", t.id, t.time, self.engine().position(t.start))
-                },
-            )
+        let say = |transaction: Option<&Transaction>, place: Option<&str>, none: &str| match (transaction, place) {
+            (Some(t), Some(place)) => {
+                let rolled_back = if t.committed { "" } else { " (rolled back)" };
+                format!("{} at {}, {place}{rolled_back}", t.id, t.time)
+            }
+            _ => none.to_owned(),
         };
         format!(
             "last transaction in  {}\nfirst one out        {}\n",
-            say(self.plan.last_in.as_ref(), "none in the log after the base: the base as it is"),
-            say(self.plan.first_out.as_ref(), "none: the archive holds no later one")
+            say(
+                self.plan.last_in.as_ref(),
+                self.places.last_in.as_deref(),
+                "none in the log after the base: the base as it is"
+            ),
+            say(self.plan.first_out.as_ref(), self.places.first_out.as_deref(), "none: the archive holds no later one")
         )
     }
+}
+
+fn transaction(transaction: Option<&Transaction>, place: Option<&str>) -> Option<TransactionDocument> {
+    let (t, place) = (transaction?, place?);
+    Some(TransactionDocument { id: t.id.to_string(), time: t.time, position: place.to_owned(), committed: t.committed })
 }
 
 #[cfg(test)]

@@ -62,13 +62,17 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let end = newest.and_then(|(_, log)| log.segments.last());
     let confirmed = newest.and_then(|(_, log)| log.confirmed);
     let base = catalog.bases.last();
+    let archived_to = match (newest, end) {
+        (Some((&timeline, _)), Some(segment)) => Some(opened.place(&catalog, timeline, segment.boundary).await),
+        _ => None,
+    };
     let mut document = Document {
         cluster: settings.cluster.to_string(),
         store: opened.archive.store.location(),
         engine: opened.archive.identity.engine.clone(),
         system: opened.archive.identity.system.clone(),
         timeline: newest.map(|(timeline, _)| timeline.0),
-        archived_to: end.map(|segment| engine.position(segment.boundary).to_string()),
+        archived_to,
         newest_transaction: newest.and_then(|(_, log)| log.segments.iter().filter_map(|s| s.times).map(|t| t.1).max()),
         confirmed,
         confirmed_age_seconds: confirmed.map(|time| micros_to_seconds(SystemClock.now().micros_since(time))),

@@ -64,6 +64,12 @@ pub trait Engine: Send + Sync {
     /// An offset as people are told of it.
     fn position(&self, offset: Offset) -> Position;
 
+    /// A place as people look it up on the server, where offsets are the archive's own
+    /// ([`Axis::Archive`]).
+    fn place(&self, position: &Position) -> String {
+        position.to_string()
+    }
+
     /// Whether every transaction that lies before `place` lies before `end`, too: positions
     /// in the engine's words, as a [`Scanner`] gives them.
     ///

@@ -52,7 +52,10 @@ impl Run<'_> {
         let Some(begun) = begun? else { return Ok(Pass::Again) };
         let Begun { mut source, server, slot_start, history, catalog, timeline, ready } = begun;
         let start = ready.start;
-        tracing::info!(timeline = timeline.0, from = %self.archiver.engine.position(start), "streaming");
+        let engine = &self.archiver.engine;
+        let from = ready.scanner.position();
+        let from = from.map_or_else(|| engine.position(start).to_string(), |from| engine.place(&from));
+        tracing::info!(timeline = timeline.0, from, "streaming");
         if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
             self.begin_base();
         }

@@ -107,6 +107,9 @@ fn a_place_in_the_servers_files_is_found_to_the_transaction() {
                 let case = format!("{make:?} {place} {exclusive}: {plan}");
                 assert_eq!(plan["last_transaction_in"]["id"], before.gtid, "{case}");
                 assert_eq!(plan["first_transaction_out"]["id"], behind.gtid, "{case}");
+                for (said, is) in [("last_transaction_in", before), ("first_transaction_out", behind)] {
+                    assert_eq!(plan[said]["position"], format!("{}:{}", is.file, is.start), "{case}");
+                }
             }
             let place = format!("{}:{}", before.file, before.end);
             let plan = pitr.json(&["plan", "--target-position", &place, "--exclusive"]);
@@ -116,6 +119,10 @@ fn a_place_in_the_servers_files_is_found_to_the_transaction() {
         let plan = pitr.json(&["plan", "--target-position", &format!("{}:{}", end.name, end.size)]);
         assert_eq!(plan["last_transaction_in"]["id"], last.gtid, "{make:?}: {plan}");
         assert!(plan["first_transaction_out"].is_null(), "{make:?}: {plan}");
+        let the_end = format!("{}:{}", end.name, end.size);
+        assert_eq!(plan["cut"], the_end, "{make:?}: {plan}");
+        assert_eq!(pitr.json(&["status"])["archived_to"], the_end, "{make:?}");
+        assert_eq!(pitr.json(&["list"])["windows"][0]["end"], the_end, "{make:?}");
         let beyond = format!("{}:{}", end.name, end.size + 1);
         pitr.run(["plan", "--target-position", &beyond]).exit(14).says(&["goes only up to", &end.size.to_string()]);
         pitr.run(["plan", "--target-position", "other.000001:4"]).exit(14).says(&["other.000001:4", "pitr list"]);

@@ -86,6 +86,11 @@ impl Engine for MySql {
         Position(format!("byte {}", offset.0))
     }
 
+    fn place(&self, position: &Position) -> String {
+        // Damaged text is told as it is.
+        read_place(position).map_or_else(|_| position.to_string(), |at| format!("{}:{}", at.file, at.position))
+    }
+
     fn reaches(&self, end: &Position, place: &Position) -> Result<bool> {
         Ok(read_place(end)?.gtids.covers(&read_place(place)?.gtids))
     }
