@@ -363,5 +363,7 @@ fn a_server_without_a_binlog_and_a_user_without_privileges_are_told_what_lacks()
         let server = MySqlServer::start(&scratch, "source", make, NONE);
         let nobody = Pitr::new(&scratch).source_url(server.url_as(crate::support::mysql::NOBODY));
         nobody.run(["archive", "--exit-when-caught-up"]).exit(5).says(&["GRANT", "pitr grants"]);
+        let lacking = ["REPLICATION SLAVE", "is lacking", "by statements SELECT, SHOW VIEW"];
+        nobody.run(["check"]).exit(5).says(&lacking);
     }
 }

@@ -1,9 +1,9 @@
 //! Everything `pitr check` asks a live server, and the statements that let pitr in.
 
-use super::base::logical::privileges;
 use super::connect::Connection;
 use super::conninfo::{Endpoint, SslMode};
 use super::flavor::Flavor;
+use super::privileges::{self, lacking};
 use super::source::conninfo;
 use super::source::facts::Facts;
 use crate::engine::{Finding, Level, SourceOptions};
@@ -72,6 +72,9 @@ pub(super) async fn inspect(url: &str, options: &SourceOptions) -> Result<Vec<Fi
     let (place, version, flavor) =
         (connection.place().to_owned(), connection.version().to_owned(), connection.flavor());
     findings.push(ok("connection", format!("{place} as {:?}, {flavor} {version}", info.user)));
+    let held = connection.query_all("SHOW GRANTS FOR CURRENT_USER()").await.unwrap_or_default();
+    let held: Vec<String> = held.into_iter().flatten().flatten().collect();
+    findings.extend(judge_privileges(&held, flavor, &info.user));
     match Facts::ask(&mut connection).await {
         Ok(facts) => findings.extend(judge(&facts)),
         Err(error) => {
@@ -79,7 +82,6 @@ pub(super) async fn inspect(url: &str, options: &SourceOptions) -> Result<Vec<Fi
             return Ok(findings);
         }
     }
-    findings.push(privileges(&mut connection, flavor).await);
     findings.extend(settings(&mut connection).await);
     connection.quit().await;
     Ok(findings)
@@ -118,20 +120,27 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-async fn privileges(connection: &mut Connection, flavor: Flavor) -> Finding {
-    let held = connection.query_all("SHOW GRANTS FOR CURRENT_USER()").await.unwrap_or_default();
-    let held: String = held.into_iter().flatten().flatten().collect::<Vec<_>>().join("\n").to_uppercase();
-    let needed: &[&str] = match flavor {
-        Flavor::MySql => &["REPLICATION SLAVE", "REPLICATION CLIENT"],
-        Flavor::MariaDb => &["REPLICATION SLAVE", "BINLOG MONITOR"],
+/// What the account may do, and what it may not.
+fn judge_privileges(held: &[String], flavor: Flavor, user: &str) -> [Finding; 2] {
+    let grant = |lacking: &str| format!("GRANT {lacking} ON *.* TO '{user}'@...; `pitr grants` prints all");
+    let needed = privileges::streaming(flavor);
+    let stream = match lacking(held, needed).join(", ") {
+        none if none.is_empty() => ok("privileges", format!("{} are there", needed.join(", "))),
+        some => finding("privileges", Level::Critical, format!("{some} is lacking"), Some(grant(&some))),
     };
-    let has = |privilege: &&&str| held.contains("ALL PRIVILEGES ON *.*") || held.contains(**privilege);
-    let lacking: Vec<&str> = needed.iter().filter(|privilege| !has(privilege)).copied().collect();
-    if lacking.is_empty() {
-        return ok("privileges", format!("{} are there", needed.join(", ")));
-    }
-    let cure = format!("GRANT {} ON *.* TO pitr's user; `pitr grants` prints all", lacking.join(", "));
-    finding("privileges", Level::Critical, format!("{} is lacking", lacking.join(", ")), Some(cure))
+    // Either kind of base backup will do.
+    let physical = lacking(held, privileges::physical(flavor)).join(", ");
+    let logical = lacking(held, privileges::logical(flavor)).join(", ");
+    let base = match (physical.is_empty(), logical.is_empty()) {
+        (true, true) => ok("base backups", "the account may take them of the server's files and by statements"),
+        (true, false) => ok("base backups", format!("of the server's files; by statements they would need {logical}")),
+        (false, true) => ok("base backups", format!("by statements; of the server's files they would need {physical}")),
+        (false, false) => {
+            let message = format!("of the server's files they need {physical}, by statements {logical}");
+            warning("base backups", message, &grant(&logical))
+        }
+    };
+    [stream, base]
 }
 
 /// Settings that decide what the log is worth.
@@ -166,22 +175,59 @@ async fn settings(connection: &mut Connection) -> Vec<Finding> {
 #[must_use]
 pub(super) fn grants(user: &str) -> String {
     let quoted = format!("'{}'@'%'", user.replace('\\', "\\\\").replace('\'', "\\'"));
-    let [mysql, mariadb] = [Flavor::MySql, Flavor::MariaDb].map(|flavor| privileges::needed(flavor).join(", "));
+    let of = |needed: fn(Flavor) -> &'static [&'static str]| {
+        [Flavor::MySql, Flavor::MariaDb].map(|flavor| needed(flavor).join(", "))
+    };
+    let [mysql_stream, mariadb_stream] = of(privileges::streaming);
+    let [mysql_files, mariadb_files] = of(privileges::physical);
+    let [mysql, mariadb] = of(privileges::logical);
     format!(
         "-- Run as an administrator. Put the address pitr comes from in the place of %, and a password of your own:\n\
          CREATE USER {quoted} IDENTIFIED BY '...' REQUIRE SSL;\n\
          -- MySQL: stream, and see where the log is\n\
-         GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {quoted};\n\
+         GRANT {mysql_stream} ON *.* TO {quoted};\n\
          -- MySQL: base backups by CLONE, which needs its plugin: INSTALL PLUGIN clone SONAME 'mysql_clone.so'\n\
-         GRANT BACKUP_ADMIN, PROCESS ON *.* TO {quoted};\n\
+         GRANT {mysql_files} ON *.* TO {quoted};\n\
          GRANT SELECT ON performance_schema.log_status TO {quoted};\n\
          -- MariaDB: stream, and see where the log is\n\
-         GRANT REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR ON *.* TO {quoted};\n\
+         GRANT {mariadb_stream}, SLAVE MONITOR ON *.* TO {quoted};\n\
          -- MariaDB: base backups by mariadb-backup\n\
-         GRANT RELOAD, PROCESS, LOCK TABLES ON *.* TO {quoted};\n\
+         GRANT {mariadb_files} ON *.* TO {quoted};\n\
          -- MySQL: base backups by statements, from any host (--method logical)\n\
          GRANT {mysql} ON *.* TO {quoted};\n\
          -- MariaDB: the same\n\
          GRANT {mariadb} ON *.* TO {quoted};\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn privileges_are_judged_by_what_they_are_for() {
+        let judge = |held: &[&str], flavor| {
+            let held: Vec<String> = held.iter().map(|held| format!("GRANT {held} TO `pitr`@`%`")).collect();
+            judge_privileges(&held, flavor, "pitr").map(|finding| (finding.level, finding.message, finding.cure))
+        };
+        for flavor in [Flavor::MySql, Flavor::MariaDb] {
+            let [(stream, _, none), (base, ..)] = judge(&["ALL PRIVILEGES ON *.*"], flavor);
+            assert_eq!((stream, base, none), (Level::Ok, Level::Ok, None), "{flavor}");
+            // Of one database they are worth nothing.
+            let [(stream, _, cure), (base, ..)] = judge(&["ALL PRIVILEGES ON `shop`.*"], flavor);
+            assert_eq!((stream, base), (Level::Critical, Level::Warning), "{flavor}");
+            assert!(cure.unwrap().starts_with("GRANT REPLICATION SLAVE, "), "{flavor}");
+        }
+        let streams = "REPLICATION SLAVE, BINLOG MONITOR ON *.*";
+        let [(stream, ..), (base, message, cure)] = judge(&[streams], Flavor::MariaDb);
+        assert_eq!((stream, base), (Level::Ok, Level::Warning));
+        assert!(message.contains("files they need RELOAD, PROCESS, LOCK TABLES, by statements SELECT, "), "{message}");
+        assert!(cure.unwrap().starts_with("GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, RELOAD, PROCESS ON *.* TO 'pitr'"));
+        let [_, (base, message, _)] = judge(&[streams, "RELOAD, PROCESS, LOCK TABLES ON *.*"], Flavor::MariaDb);
+        assert_eq!(base, Level::Ok);
+        assert!(message.contains("by statements they would need SELECT"), "{message}");
+        // A longer privilege is another one.
+        let [(stream, ..), _] = judge(&["REPLICATION SLAVE ADMIN, REPLICATION CLIENT ON *.*"], Flavor::MySql);
+        assert_eq!(stream, Level::Critical);
+    }
 }

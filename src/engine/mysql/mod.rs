@@ -34,6 +34,7 @@ pub mod inspect;
 mod live;
 pub mod locate;
 pub mod place;
+pub mod privileges;
 pub mod recover;
 pub mod serve;
 pub mod source;

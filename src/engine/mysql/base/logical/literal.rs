@@ -86,7 +86,7 @@ pub(super) fn identifier(name: &str) -> String {
 }
 
 /// A text in single quotes, for a statement of ours.
-pub(super) fn quoted(text: &str) -> String {
+pub(in crate::engine::mysql) fn quoted(text: &str) -> String {
     let mut out = Vec::new();
     append_quoted(&mut out, text.as_bytes());
     // Only ASCII was put in.

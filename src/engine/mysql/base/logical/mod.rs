@@ -41,9 +41,8 @@ use definitions::{Definitions, Table, TableKind};
 use rows::Sink;
 
 mod definitions;
-mod literal;
+pub(in crate::engine::mysql) mod literal;
 mod lock;
-pub mod privileges;
 mod programs;
 mod rows;
 pub(in crate::engine::mysql) mod script;
@@ -72,7 +71,7 @@ pub(super) async fn begin(origin: Origin) -> Result<Box<dyn BaseStream>> {
             .hint("switch it on (MySQL manual, \"Enabling GTID Transactions Online\")"));
     }
     let mut lock = lock::connect(&origin.info, facts).await?;
-    privileges::check(&mut lock, facts.flavor).await?;
+    crate::engine::mysql::privileges::check_logical(&mut lock, facts.flavor).await?;
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
         workers.push(lock::connect(&origin.info, facts).await?);

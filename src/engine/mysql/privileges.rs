@@ -1,13 +1,31 @@
-//! What an account needs for a logical base backup.
+//! What pitr's account needs, on `*.*`.
 
-use super::literal::quoted;
-use crate::engine::mysql::flavor::Flavor;
-use crate::engine::mysql::sql::Session;
+use super::base::logical::literal::quoted;
+use super::flavor::Flavor;
+use super::sql::Session;
 use crate::error::{Error, Kind, Result};
 
-/// All of them, on `*.*`, beside what streaming takes.
+/// To stream, and to see where the log is.
 #[must_use]
-pub const fn needed(flavor: Flavor) -> &'static [&'static str] {
+pub const fn streaming(flavor: Flavor) -> &'static [&'static str] {
+    match flavor {
+        Flavor::MySql => &["REPLICATION SLAVE", "REPLICATION CLIENT"],
+        Flavor::MariaDb => &["REPLICATION SLAVE", "BINLOG MONITOR"],
+    }
+}
+
+/// For a base backup of the server's files, beside that.
+#[must_use]
+pub const fn physical(flavor: Flavor) -> &'static [&'static str] {
+    match flavor {
+        Flavor::MySql => &["BACKUP_ADMIN", "PROCESS"],
+        Flavor::MariaDb => &["RELOAD", "PROCESS", "LOCK TABLES"],
+    }
+}
+
+/// For a logical base backup, beside what streaming takes.
+#[must_use]
+pub const fn logical(flavor: Flavor) -> &'static [&'static str] {
     match flavor {
         // `XA RECOVER` has a privilege of its own, as the lock has that keeps DDL waiting.
         Flavor::MySql => &["SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "RELOAD", "BACKUP_ADMIN", "XA_RECOVER_ADMIN"],
@@ -16,11 +34,11 @@ pub const fn needed(flavor: Flavor) -> &'static [&'static str] {
     }
 }
 
-/// Refuses an account that lacks some, or that does not see everything.
+/// Refuses an account that lacks some for a logical base backup, or that does not see everything.
 ///
 /// # Errors
 /// [`Kind::Config`] with the statement that grants it.
-pub(super) async fn check(session: &mut Session, flavor: Flavor) -> Result<()> {
+pub(super) async fn check_logical(session: &mut Session, flavor: Flavor) -> Result<()> {
     let held: Vec<String> = session.query_all("SHOW GRANTS FOR CURRENT_USER()").await?;
     let account: Option<String> = session.query_one("SELECT CURRENT_USER()").await?;
     let account = account.unwrap_or_default();
@@ -31,7 +49,7 @@ pub(super) async fn check(session: &mut Session, flavor: Flavor) -> Result<()> {
             "as an administrator take that back; a base must hold everything that {account} may not see"
         )));
     }
-    let lacking = lacking(&held, needed(flavor));
+    let lacking = lacking(&held, logical(flavor));
     if lacking.is_empty() {
         return Ok(());
     }
@@ -41,7 +59,8 @@ pub(super) async fn check(session: &mut Session, flavor: Flavor) -> Result<()> {
 }
 
 /// Which of `needed` none of the `held` grants gives for everything.
-fn lacking(held: &[String], needed: &[&'static str]) -> Vec<&'static str> {
+#[must_use]
+pub fn lacking(held: &[String], needed: &[&'static str]) -> Vec<&'static str> {
     let everywhere = held.iter().filter_map(|line| line.strip_prefix("GRANT ")?.split_once(" ON *.* TO "));
     let held: Vec<&str> = everywhere.flat_map(|(privileges, _)| privileges.split(',')).map(str::trim).collect();
     let has = |privilege: &&str| held.contains(&"ALL PRIVILEGES") || held.contains(privilege);
