@@ -2,6 +2,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::super::event::{self, CHECKSUM_BYTES};
+use super::group::{ENDS_STATEMENT, FLAGS};
 use super::*;
 use crate::engine::mysql::binlog::event::MAGIC;
 
