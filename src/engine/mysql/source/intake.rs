@@ -17,7 +17,6 @@ use super::super::binlog::event::{
 use super::super::binlog::group::Shape;
 use super::super::binlog::gtid_event::GtidEvent;
 use super::super::binlog::note::{FILE_START, FileNote, Note};
-use super::super::connect::ServerError;
 use super::super::connect::packet::Piece;
 use super::super::flavor::Flavor;
 use super::super::place::{After, Place};
@@ -25,6 +24,11 @@ use super::heartbeat;
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::time::Timestamp;
+
+mod refusal;
+
+pub(super) use refusal::unproved;
+use refusal::{another_log, refusal};
 
 /// Larger events are not put together.
 const WHOLE_BYTES_MAX: usize = 64 << 10;
@@ -615,51 +619,6 @@ impl Intake {
 /// Events that are about the stream and not of the log.
 const fn is_for_us(header: &Header) -> bool {
     header.is_artificial() || matches!(header.kind, kind::HEARTBEAT | kind::HEARTBEAT_V2 | kind::FORMAT_DESCRIPTION)
-}
-
-fn another_log(place: &Place, what: &str) -> Error {
-    Error::new(Kind::NotRecoverable, format!("the source {what}: {place}"))
-}
-
-/// An error met before the source's log has proved to be the archive's: where another log has
-/// taken the file's name, no event begins where the archive's last transaction did, and the
-/// source takes its own log for damaged.
-pub(super) fn unproved(error: Error, place: &Place) -> Error {
-    let damaged =
-        ["bogus data", "truncated", "corrupt", "checksum", "impossible position", "exceeded max_allowed_packet"];
-    let said = ServerError::find(&error).map(|said| said.message.to_ascii_lowercase());
-    let speaks_of_damage = said.is_some_and(|said| damaged.iter().any(|word| said.contains(word)));
-    // Or it sends what lies there, taken for an event.
-    if speaks_of_damage || error.kind() == Kind::Corruption {
-        return another_log(place, "has no transaction where the archive holds its last one").because(error);
-    }
-    error
-}
-
-/// What the source says instead of an event. By number alone this cannot be told apart: all of
-/// them are `ER_MASTER_FATAL_ERROR_READING_BINLOG`, in English whatever `lc_messages` is.
-fn refusal(packet: &[u8]) -> Error {
-    let Some(said) = ServerError::parse(packet) else {
-        return Error::new(Kind::DatabaseUnreachable, "the source sent an error that cannot be read");
-    };
-    let text = said.message.to_ascii_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    if has(&["anonymous transaction"]) {
-        let text =
-            format!("the source's log holds transactions without GTIDs, which it does not give away: {}", said.message);
-        return Error::config(text).because(said).hint(
-            "SET GLOBAL gtid_mode = ON_PERMISSIVE, and ON again once later transactions are archived; or purge the \
-             binlog files that hold them",
-        );
-    }
-    let kind = if has(&["more gtids than", "is not in the master's binlog", "diverge", "alternate history"]) {
-        Kind::NotRecoverable
-    } else if has(&["purged", "could not find", "too old", "not in index"]) {
-        Kind::Absent
-    } else {
-        Kind::DatabaseUnreachable
-    };
-    Error::new(kind, format!("the source does not give its log: {}", said.message)).because(said)
 }
 
 #[cfg(test)]
