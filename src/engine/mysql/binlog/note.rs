@@ -43,6 +43,9 @@ pub struct FileNote {
 /// Where the first event of a file begins: behind its magic.
 pub const FILE_START: u64 = MAGIC.len() as u64;
 
+/// No file is longer, for a place in one is a signed number to the system.
+const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+
 /// One note.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -125,10 +128,8 @@ impl Note {
         let (position, rest) = body.split_first_chunk::<8>()?;
         let (server, rest) = text(rest)?;
         let (name, rest) = text(rest)?;
-        rest.is_empty().then(|| {
-            let position = u64::from_le_bytes(*position);
-            Self::File(FileNote { server, name, position })
-        })
+        let position = u64::from_le_bytes(*position);
+        (rest.is_empty() && position <= FILE_BYTES_MAX).then_some(Self::File(FileNote { server, name, position }))
     }
 }
 
@@ -163,6 +164,14 @@ mod tests {
                 broken[at] ^= 0x10;
                 assert!(Note::parse(&broken).is_err(), "byte {at} may not change");
             }
+        }
+    }
+
+    #[test]
+    fn a_place_that_no_file_has_cannot_be_read() {
+        for (position, is_read) in [(FILE_BYTES_MAX, true), (FILE_BYTES_MAX + 1, false), (u64::MAX - 10, false)] {
+            let note = Note::File(FileNote { server: "uuid".into(), name: "binlog.000007".into(), position });
+            assert_eq!(Note::parse(&note.encode()).is_ok(), is_read, "{position}");
         }
     }
 
