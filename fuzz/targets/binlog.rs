@@ -1,6 +1,9 @@
 //! Binlog as the archive keeps it: the scanner and the files taken out of it.
 #![no_main]
 
+#[path = "../events.rs"]
+mod events;
+
 use libfuzzer_sys::fuzz_target;
 use pitr::engine::mysql::binlog::{BinlogScanner, unpack::Unpacker};
 use pitr::engine::mysql::flavor::Flavor;
@@ -8,6 +11,11 @@ use pitr::engine::{Detail, Scanner as _};
 use pitr::model::offset::Offset;
 
 fuzz_target!(|data: &[u8]| {
+    read(data);
+    read(&events::sealed(data));
+});
+
+fn read(data: &[u8]) {
     for flavor in [Flavor::MySql, Flavor::MariaDb] {
         let mut scanner = BinlogScanner::new(flavor, Offset(1), Detail::Records);
         let mut marks = Vec::new();
@@ -21,4 +29,4 @@ fuzz_target!(|data: &[u8]| {
     }
     let mut unpacker = Unpacker::new(|_, _, _| false);
     let _ = unpacker.feed(data, &mut |_| Ok(()));
-});
+}
