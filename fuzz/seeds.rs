@@ -7,14 +7,28 @@
 //! whose instrumentation needs libFuzzer's run time, and ends before that would begin.
 #![no_main]
 
+mod events;
+
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use events::events;
 use libfuzzer_sys::fuzz_target;
 use pitr::base::chunk::{BLOCK_BYTES, Blocks, ChunkHash, digest};
 use pitr::base::manifest::{FORMAT_VERSION, File, FileKind, Manifest, Object, Tablespace};
 use pitr::base::pack::PackWriter;
+use pitr::engine::mysql::binlog::BinlogScanner;
+use pitr::engine::mysql::binlog::event::{
+    self, CHECKSUM_BYTES, FLAG_ARTIFICIAL, HEADER_BYTES, Header, MAGIC, begins_group, kind,
+};
+use pitr::engine::mysql::connect::packet::{self, Unframer};
+use pitr::engine::mysql::flavor::Flavor;
+use pitr::engine::mysql::gtid::GtidSet;
+use pitr::engine::mysql::place::Place;
+use pitr::engine::mysql::source::intake::{Intake, Taken};
+use pitr::engine::{Detail, Scanner as _};
 use pitr::model::mark::{Mark, MarkKind, TransactionId};
 use pitr::model::offset::Offset;
 use pitr::model::position::Position;
@@ -22,10 +36,13 @@ use pitr::model::summary::Summary;
 use pitr::model::time::Timestamp;
 use pitr::model::timeline::TimelineId;
 use pitr::segment::codec::Compression;
-use pitr::segment::format::Header;
+use pitr::segment::format;
 use pitr::segment::write::SegmentWriter;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Longer inputs do not mutate well.
+const SEED_BYTES_MAX: usize = 64 << 10;
 
 const WIRE: &str = "proto-fixtures/postgres/15/wire";
 
@@ -50,6 +67,13 @@ fn seeds() -> Result<()> {
         "segment" => write(&to, segments()?),
         "pack" => write(&to, packs()?),
         "base_manifest" => write(&to, manifests()?),
+        "binlog" => write(&to, archived()?),
+        "binlog_rows" => write(&to, counted()?),
+        "binlog_fold" => write(&to, to_fold()?),
+        "gtid_event" => write(&to, names()?),
+        "gtid_set" => write(&to, sets()?),
+        "mbstream" => write(&to, [("sparse".to_owned(), sparse())]),
+        "mysql_packets" => write(&to, dumps()?),
         _ => Ok(()),
     }
 }
@@ -125,8 +149,13 @@ fn segments() -> Result<Vec<(String, Vec<u8>)>> {
     for (name, compression, summary) in
         [("lz4", Compression::Lz4, &busy), ("zstd", Compression::Zstd(3), &busy), ("idle", Compression::Lz4, &idle)]
     {
-        let header =
-            Header { cluster: "main".parse()?, engine: "postgres".into(), timeline: TimelineId(1), start, epoch: 1 };
+        let header = format::Header {
+            cluster: "main".parse()?,
+            engine: "postgres".into(),
+            timeline: TimelineId(1),
+            start,
+            epoch: 1,
+        };
         let mut writer = SegmentWriter::new(header, compression);
         writer.write(&log);
         segments.push((name.to_owned(), writer.finish(summary)?.body.concat()));
@@ -201,4 +230,187 @@ fn manifests() -> Result<Vec<(String, Vec<u8>)>> {
     Manifest::decode("seed", &full)?;
     (manifest.files, manifest.tablespaces, manifest.packs) = (Vec::new(), Vec::new(), Vec::new());
     Ok(vec![("full".to_owned(), full), ("bare".to_owned(), manifest.encode()?)])
+}
+
+/// Files of MySQL's and MariaDB's fixtures that are named so, unpacked; each with its path.
+fn captured(name: &str) -> Result<Vec<(String, Vec<u8>)>> {
+    let (mut captured, mut left) = (Vec::new(), vec!["proto-fixtures/mysql".into(), "proto-fixtures/mariadb".into()]);
+    while let Some(path) = left.pop() {
+        let path: PathBuf = path;
+        if path.is_dir() {
+            left.extend(fs::read_dir(path)?.collect::<std::io::Result<Vec<_>>>()?.iter().map(fs::DirEntry::path));
+        } else if path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)) {
+            let bytes = fs::read(&path)?;
+            let packed = path.extension().is_some_and(|extension| extension == "zst");
+            let bytes = if packed { zstd::decode_all(&bytes[..])? } else { bytes };
+            captured.push((path.display().to_string().replace('/', "-"), bytes));
+        }
+    }
+    Ok(captured)
+}
+
+/// The first whole events of each binlog, and whether they carry checksums. An encrypted file is
+/// left out, for no server sends it so.
+fn binlogs() -> Result<Vec<(String, bool, Vec<Vec<u8>>)>> {
+    let mut logs = Vec::new();
+    for (name, file) in captured("binlog")?.into_iter().filter(|(name, _)| !name.contains("on-disk")) {
+        // What is written of a log beside it does not begin as one.
+        let Some(log) = file.strip_prefix(&MAGIC) else { continue };
+        let (events, _) = events(&log[..log.len().min(SEED_BYTES_MAX)]);
+        let events: Vec<Vec<u8>> = events.into_iter().map(<[u8]>::to_vec).collect();
+        let checksums = event::checksums(events.first().ok_or("a captured log is empty")?)?;
+        logs.push((name, checksums, events));
+    }
+    Ok(logs)
+}
+
+/// Of each event of a binlog behind the first, its type and what is between header and checksum.
+fn contents(checksums: bool, events: &[Vec<u8>]) -> impl Iterator<Item = (u8, &[u8])> {
+    let tail = if checksums { CHECKSUM_BYTES } else { 0 };
+    events.iter().skip(1).map(move |event| (event[4], &event[HEADER_BYTES..event.len() - tail]))
+}
+
+/// Content as that target frames it.
+fn counted() -> Result<Vec<(String, Vec<u8>)>> {
+    let framed = |(kind, content): (u8, &[u8])| {
+        let length = u16::try_from(content.len()).ok()?.to_le_bytes();
+        Some([&[kind], &length[..], content].concat())
+    };
+    let seed = |(name, checksums, events): (_, bool, Vec<Vec<u8>>)| {
+        (name, after_a_cut(contents(checksums, &events).filter_map(framed).flatten().collect()))
+    };
+    Ok(binlogs()?.into_iter().map(seed).collect())
+}
+
+/// The first byte tells whether there are checksums, and then how to cut. One is longer than what is
+/// folded into one.
+fn to_fold() -> Result<Vec<(String, Vec<u8>)>> {
+    let mut seeds = Vec::new();
+    for (name, checksums, events) in binlogs()?.into_iter().filter(|(name, ..)| name.contains("mariadb")) {
+        let (how, log) = ([8 | u8::from(checksums)], events[1..].concat());
+        if name.contains("rotated_by_size") {
+            seeds.push((format!("{name}-often"), [&how[..], &log.repeat(100 * 1024 / log.len())].concat()));
+        }
+        seeds.push((name, [&how[..], &log].concat()));
+    }
+    Ok(seeds)
+}
+
+/// The events that name transactions, one of each length of a log.
+fn names() -> Result<Vec<(String, Vec<u8>)>> {
+    let mut names = BTreeMap::new();
+    for (name, checksums, events) in binlogs()? {
+        for (kind, content) in contents(checksums, &events).filter(|(kind, _)| begins_group(*kind)) {
+            names.insert(format!("{name}-{kind}-{}", content.len()), [&[kind], content].concat());
+        }
+    }
+    Ok(names.into_iter().collect())
+}
+
+/// The events that list them.
+fn sets() -> Result<Vec<(String, Vec<u8>)>> {
+    let mut sets = Vec::new();
+    for (name, checksums, events) in binlogs()? {
+        let lists =
+            contents(checksums, &events).filter(|(of, _)| matches!(*of, kind::PREVIOUS_GTIDS | kind::GTID_LIST));
+        sets.extend(lists.map(|(_, content)| (name.clone(), content.to_vec())));
+    }
+    Ok(sets)
+}
+
+/// Dumps as sources sent them, and as they would send the captured binlogs.
+fn dumps() -> Result<Vec<(String, Vec<u8>)>> {
+    let mut dumps = Vec::new();
+    for (name, server) in captured("server.bin")? {
+        // The first packet that answers a command and holds an event, or the last error.
+        let (mut at, mut dump) = (0, None);
+        while let Some(&[a, b, c, sequence]) = server.get(at..).and_then(|rest| rest.first_chunk()) {
+            let packet = &server[at..];
+            match packet.get(4..) {
+                Some([0, header @ ..]) if sequence == 1 && header.len() > HEADER_BYTES && header[4] == kind::ROTATE => {
+                    dump = Some(packet);
+                    break;
+                }
+                Some([0xff, ..]) if sequence == 1 => dump = Some(packet),
+                _ => {}
+            }
+            at += 4 + u32::from_le_bytes([a, b, c, 0]) as usize;
+        }
+        dumps.extend(dump.map(|dump| (name, dump[..dump.len().min(SEED_BYTES_MAX)].to_vec())));
+    }
+    for (name, checksums, events) in binlogs()? {
+        let mut rotate =
+            [&[0; HEADER_BYTES][..], &4_u64.to_le_bytes(), b"binlog.000001", &[0; CHECKSUM_BYTES]].concat();
+        rotate.truncate(rotate.len() - if checksums { 0 } else { CHECKSUM_BYTES });
+        let length = rotate.len() as u32;
+        let header =
+            Header { timestamp: 0, kind: kind::ROTATE, server_id: 1, length, log_pos: 0, flags: FLAG_ARTIFICIAL };
+        rotate[..HEADER_BYTES].copy_from_slice(&header.encode());
+        if checksums {
+            event::seal(&mut rotate);
+        }
+        let (mut wire, mut sequence) = (Vec::new(), 1);
+        for event in [rotate].iter().chain(&events) {
+            let mut event = event.clone();
+            if event[4] == kind::FORMAT_DESCRIPTION {
+                // A server does not tell that the file is in use.
+                event[17] &= 0xfe;
+            }
+            sequence = packet::frame(&mut wire, sequence, &[&[0], &event[..]].concat());
+        }
+        dumps.push((name, wire));
+    }
+    Ok(dumps)
+}
+
+/// What the archive keeps of those dumps.
+fn archived() -> Result<Vec<(String, Vec<u8>)>> {
+    let mut logs = Vec::new();
+    for (name, dump) in dumps()? {
+        let flavor = if name.contains("mariadb") { Flavor::MariaDb } else { Flavor::MySql };
+        let gtids = GtidSet::empty(flavor);
+        let place = Place { gtids, server: "s".into(), file: "b".into(), position: 4, after: None, holding: 0 };
+        let mut intake = Intake::new(flavor, "s", Offset(1), place, None);
+        intake.set_now(Timestamp(1_795_290_883_123_456));
+        let (mut unframer, mut input) = (Unframer::new(1), &dump[..]);
+        while let Ok(Some(piece)) = unframer.next(&mut input) {
+            if intake.take(piece).is_err() {
+                break;
+            }
+        }
+        intake.flush();
+        let mut log = Vec::new();
+        while let Some(taken) = intake.pop() {
+            if let Taken::Log { bytes, .. } = taken {
+                log.extend_from_slice(&bytes);
+            }
+        }
+        let mut marks = Vec::new();
+        BinlogScanner::new(flavor, Offset(1), Detail::Marks).feed(&log, &mut marks)?;
+        if !marks.is_empty() {
+            logs.push((name, log));
+        }
+    }
+    Ok(logs)
+}
+
+/// A file with holes, and a chunk that may be passed over: MariaDB's backup has none.
+fn sparse() -> Vec<u8> {
+    let head = |flags: u8, kind: u8, path: &str| {
+        [b"XBSTCK01", &[flags, kind][..], &(path.len() as u32).to_le_bytes(), path.as_bytes()].concat()
+    };
+    let numbers = |offset: u64, content: &[u8]| {
+        let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, content) as u32;
+        [&offset.to_le_bytes()[..], &sum.to_le_bytes(), content].concat()
+    };
+    // Bytes to skip and bytes of content, twice.
+    let entries = [3_u32, 2, 4096, 1].map(u32::to_le_bytes).concat();
+    let content = [&entries, &b"xyz"[..]].concat();
+    let chunks = [
+        [head(0, b'P', "b/t.ibd"), 7_u64.to_le_bytes().into(), numbers(0, b"content")],
+        [head(0, b'S', "b/t.ibd"), [&2_u32.to_le_bytes()[..], &3_u64.to_le_bytes()].concat(), numbers(7, &content)],
+        [head(1, b'?', "a"), 6_u64.to_le_bytes().into(), numbers(0, b"passed")],
+        [head(0, b'E', "b/t.ibd"), Vec::new(), Vec::new()],
+    ];
+    after_a_cut(chunks.concat().concat())
 }

@@ -39,6 +39,18 @@ case "$name" in
         { head -n 6 "$to/captured" | sed '$ s/,$//'; tail -n 5 "$to/captured"; } >"$to/few"
         { head -n 2 "$to/captured"; tail -n 5 "$to/captured"; } >"$to/none"
         ;;
+    gtid_set)
+        # Sets as the servers say them, each alone and with another; the target parts them.
+        for file in proto-fixtures/*/*/gtid/*/gtid_*.txt; do
+            out="$to/$(echo "$file" | tr '/' '-')"
+            tr -d '\n' <"$file" >"$out"
+            { cat "$out"; printf ';0-11-7,3-11-1'; } >"$out-and-state"
+            { cat "$out"; printf ';3e11fa47-71ca-11e1-9e33-c80aa9429562:2-5:8:tag1:3'; } >"$out-and-set"
+        done
+        ;;
+    mbstream)
+        { printf 'A'; cat proto-fixtures/mariadb/10.11/mbstream/four_files/stream.xbs; } >"$to/captured"
+        ;;
     names)
         printf '0000000001000000-0000000002000000-1.lz4' >"$to/segment"
         printf 'tail-0000000001000000-1' >"$to/tail"
