@@ -67,7 +67,8 @@ impl Place {
         // A server's identity may hold a slash, a file's name does not.
         let (server, file) = rest.rsplit_once('/')?;
         let (file, position) = file.rsplit_once(':')?;
-        let position = position.parse().ok()?;
+        // No file is longer: a place in one is a signed number to the system.
+        let position = position.parse().ok().filter(|position| *position <= i64::MAX as u64)?;
         Some(Self { gtids, server: server.to_owned(), file: file.to_owned(), position, after, holding })
     }
 
