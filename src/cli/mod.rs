@@ -11,11 +11,11 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::catalog::Catalog;
 use crate::catalog::archive::Archive;
 use crate::catalog::damage::Damaged;
-use crate::engine::{self, Axis, Engine};
+use crate::engine::{self, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
-use crate::restore::position::position_at;
+use crate::restore::position::place_at;
 
 pub mod output;
 pub mod settings;
@@ -203,13 +203,7 @@ impl Opened {
 
     /// Where an offset lies, as people look it up on the server.
     async fn place(&self, catalog: &Catalog, timeline: TimelineId, offset: Offset) -> String {
-        let engine = self.engine.as_ref();
-        let known = match engine.axis() {
-            Axis::Server => None,
-            // Of damaged log nothing more than the offset can be said.
-            Axis::Archive => position_at(&self.archive, engine, catalog, timeline, offset).await.ok().flatten(),
-        };
-        known.map_or_else(|| engine.position(offset).to_string(), |position| engine.place(&position))
+        place_at(&self.archive, self.engine.as_ref(), catalog, [timeline], offset).await
     }
 }
 

@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use crate::catalog::archive::Archive;
 use crate::catalog::positions::{begin, end_of, scan, start_of, told};
 use crate::catalog::{Catalog, SegmentInfo, TimelineLog};
-use crate::engine::{Engine, Locator};
+use crate::engine::{Axis, Engine, Locator};
 use crate::error::{Error, Kind, Result};
 use crate::model::mark::Mark;
 use crate::model::offset::Offset;
@@ -143,6 +143,26 @@ impl Search<'_> {
         }
         Ok(None)
     }
+}
+
+/// Where an offset lies, as people look it up on the server: on the first of the timelines that
+/// knows.
+pub async fn place_at(
+    archive: &Archive,
+    engine: &dyn Engine,
+    catalog: &Catalog,
+    timelines: impl IntoIterator<Item = TimelineId>,
+    offset: Offset,
+) -> String {
+    if engine.axis() == Axis::Archive {
+        for timeline in timelines {
+            // Of damaged log nothing more than the offset can be said.
+            if let Ok(Some(position)) = position_at(archive, engine, catalog, timeline, offset).await {
+                return engine.place(&position);
+            }
+        }
+    }
+    engine.position(offset).to_string()
 }
 
 /// Where an offset lies in the engine's words, if that is known.

@@ -1,6 +1,6 @@
 //! From a target to a plan: reads for the planner the few segments it asks for.
 
-use super::position::{self, Found};
+use super::position::{self, Found, place_at};
 use crate::catalog::Catalog;
 use crate::catalog::archive::Archive;
 use crate::engine::{Engine, Locator, ScanStart};
@@ -40,28 +40,53 @@ pub async fn resolve(
         Point::Native { .. } => Some(engine.locator(&target)?),
         Point::Latest | Point::Time(_) | Point::Name(_) => None,
     };
-    let words = |text: String| in_engine_words(&text, engine);
-    let refused = |mut refusal: Refusal| {
-        refusal.message = words(refusal.message);
-        refusal.hint = refusal.hint.map(words);
-        refusal.into_error()
+    let words = async |said: &str| in_engine_words(said, archive, engine, catalog).await;
+    match search(archive, engine, catalog, &target, locator.as_deref(), now).await? {
+        Ok(mut plan) => {
+            for note in &mut plan.notes {
+                *note = words(note).await;
+            }
+            Ok(plan)
+        }
+        Err(mut refusal) => {
+            refusal.message = words(&refusal.message).await;
+            if let Some(hint) = &mut refusal.hint {
+                *hint = words(hint).await;
+            }
+            Err(refusal.into_error())
+        }
+    }
+}
+
+/// Gives the planner what it asks for, until it has a plan or none.
+async fn search(
+    archive: &Archive,
+    engine: &dyn Engine,
+    catalog: &Catalog,
+    target: &Target,
+    locator: Option<&dyn Locator>,
+    now: Timestamp,
+) -> Result<Result<Plan, Refusal>> {
+    let begun = Planner::new(catalog, target, locator, now).and_then(|planner| Ok((planner.narrow()?, planner)));
+    let (mut narrowed, planner) = match begun {
+        Ok(begun) => begun,
+        Err(refusal) => return Ok(Err(refusal)),
     };
-    let planner = Planner::new(catalog, &target, locator.as_deref(), now).map_err(refused)?;
-    let mut narrowed = planner.narrow().map_err(refused)?;
     loop {
         let marks = match &narrowed.read {
             Some(read) => marks(archive, engine, read).await?,
             None => Vec::new(),
         };
-        match planner.settle(narrowed, &marks).map_err(refused)? {
-            Step::Done(plan) => return Ok(Plan { notes: plan.notes.into_iter().map(words).collect(), ..plan }),
-            Step::Read(next) => narrowed = next,
+        match planner.settle(narrowed, &marks) {
+            Ok(Step::Read(next)) => narrowed = next,
+            Ok(Step::Done(plan)) => return Ok(Ok(plan)),
+            Err(refusal) => return Ok(Err(refusal)),
         }
     }
 }
 
-/// The planner speaks of offsets, people of positions.
-fn in_engine_words(said: &str, engine: &dyn Engine) -> String {
+/// The planner speaks of offsets, people of places.
+async fn in_engine_words(said: &str, archive: &Archive, engine: &dyn Engine, catalog: &Catalog) -> String {
     let mut text = String::new();
     let mut rest = said;
     while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
@@ -70,7 +95,10 @@ fn in_engine_words(said: &str, engine: &dyn Engine) -> String {
         let (word, after) = from.split_at(digits);
         text.push_str(before);
         match word.parse::<Offset>() {
-            Ok(offset) => text.push_str(&engine.position(offset).0),
+            Ok(offset) => {
+                let newest_first = catalog.timelines.keys().rev().copied();
+                text.push_str(&place_at(archive, engine, catalog, newest_first, offset).await);
+            }
             Err(_) => text.push_str(word),
         }
         rest = after;
