@@ -34,6 +34,9 @@ fn a_target_in_a_gap_is_refused_and_what_lies_before_it_restores() {
         let behind = server.transactions().pop().unwrap();
         catch_up(&place);
         assert_eq!(place.pitr.json(&["status"])["gaps"], 1);
+        let list = place.pitr.json(&["list"]);
+        let (from, to) = (list["gaps"][0]["start"].as_str().unwrap(), list["gaps"][0]["end"].as_str().unwrap());
+        assert_eq!((from.split_once(':').unwrap().0, to.split_once(':').unwrap().0), (&*before.file, &*last), "{list}");
         let to = scratch.join("refused");
         for gtid in [&lost.gtid, &behind.gtid] {
             let refused = place.restore(&to, &["--target-gtid", gtid]).exit(14).says(&[gtid]);
@@ -41,6 +44,7 @@ fn a_target_in_a_gap_is_refused_and_what_lies_before_it_restores() {
         }
         let refused = place.restore(&to, &["--target", "latest"]);
         assert!(refused.code == Some(14) && !to.exists(), "{make:?}: {refused}");
+        refused.says(&[&format!("{}:", before.file), &format!("{last}:")]);
         let to = scratch.join("restored");
         place.restore(&to, &["--target-gtid", &before.gtid]).success();
         assert_eq!(place.open("restored", to).sql("SELECT COUNT(*) FROM test.marker"), "1");
