@@ -55,7 +55,7 @@ impl Run<'_> {
         let engine = &self.archiver.engine;
         let from = ready.scanner.position();
         let from = from.map_or_else(|| engine.position(start).to_string(), |from| engine.place(&from));
-        tracing::info!(timeline = timeline.0, from, "streaming");
+        tracing::info!(timeline = timeline.0, %from, "streaming");
         if self.base_wanted && self.base.as_ref().is_none_or(JoinHandle::is_finished) {
             self.begin_base();
         }
