@@ -1,5 +1,7 @@
 //! `pitr plan`: what a restore would do.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -11,6 +13,7 @@ use crate::catalog::Catalog;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::mark::Transaction;
+use crate::model::offset::Offset;
 use crate::model::position::Position;
 use crate::model::target::{Point, Target};
 use crate::model::time::{Clock, SystemClock, Timestamp};
@@ -180,18 +183,21 @@ struct Places {
 
 impl Places {
     async fn of(plan: &Plan, opened: &Opened, catalog: &Catalog) -> Self {
-        let at = |timeline, offset| opened.place(catalog, timeline, offset);
-        let begin = async |transaction: &Option<Transaction>| match transaction {
+        // Most bases begin where they end, and most cuts are where a transaction begins: what was
+        // read for one is not read again for the other.
+        let mut known: HashMap<_, String> = HashMap::new();
+        let mut at = async |timeline: TimelineId, offset: Offset| match known.entry((timeline, offset)) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(new) => new.insert(opened.place(catalog, timeline, offset).await).clone(),
+        };
+        let start = at(plan.base.timeline, plan.base.start).await;
+        let base_end = at(plan.base.timeline, plan.base.end).await;
+        let cut = at(plan.timeline, plan.cut).await;
+        let mut begin = async |transaction: &Option<Transaction>| match transaction {
             Some(transaction) => Some(at(plan.timeline, transaction.start).await),
             None => None,
         };
-        Self {
-            start: at(plan.base.timeline, plan.base.start).await,
-            base_end: at(plan.base.timeline, plan.base.end).await,
-            cut: at(plan.timeline, plan.cut).await,
-            last_in: begin(&plan.last_in).await,
-            first_out: begin(&plan.first_out).await,
-        }
+        Self { start, base_end, cut, last_in: begin(&plan.last_in).await, first_out: begin(&plan.first_out).await }
     }
 }
 

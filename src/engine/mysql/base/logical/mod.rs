@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 use super::Origin;
 use crate::engine::mysql::flavor::Flavor;
 use crate::engine::mysql::place::Place;
+use crate::engine::mysql::privileges;
 use crate::engine::mysql::sql::Session;
 use crate::engine::{BaseEnd, BaseEvent, BaseStream};
 use crate::error::{Error, Result};
@@ -71,7 +72,7 @@ pub(super) async fn begin(origin: Origin) -> Result<Box<dyn BaseStream>> {
             .hint("switch it on (MySQL manual, \"Enabling GTID Transactions Online\")"));
     }
     let mut lock = lock::connect(&origin.info, facts).await?;
-    crate::engine::mysql::privileges::check_logical(&mut lock, facts.flavor).await?;
+    privileges::check_logical(&mut lock, facts.flavor).await?;
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
         workers.push(lock::connect(&origin.info, facts).await?);
