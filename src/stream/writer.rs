@@ -1,7 +1,7 @@
 //! From log bytes to durable segments: the stage between the source and the store.
 //!
-//! One thread verifies every record, cuts, compresses or appends to the tail, and says
-//! what has become durable. Order of writes, and what a crash between them leaves:
+//! One thread verifies every record, cuts, appends to the tail, and says what has become
+//! durable; others compress and store beside it. Order of writes, and what a crash between them leaves:
 //!
 //! 1. A byte is fed to the scanner before it is written anywhere; a record that fails its
 //!    checksum is never written and never acknowledged.
@@ -17,17 +17,17 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::ack::AckTracker;
-use super::compact::compact;
 use super::tail::{Spare, Tail, make_spare};
 use crate::catalog::index;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Holder, SegmentInfo};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::model::mark::Mark;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::position::Position;
@@ -49,17 +49,17 @@ use compressing::Compressing;
 pub use here::{Here, Tried};
 pub use setup::{Carried, Input, Progress, Setup};
 pub use thread::run;
-use upload::{Made, Upload};
+use upload::{Housekeeping, Made, Upload};
 
 /// Segments on their way to the store at once: compressed beside each other, and created
 /// one after the other, so that a crash never leaves a later one without an earlier.
-const UPLOADS_MAX: usize = 2;
+const UPLOADS_MAX: usize = 3;
 
 /// The segment being filled.
 enum Open {
-    /// In memory, compressed as it grows.
-    Direct { writer: Box<SegmentWriter>, opened: Timestamp },
-    /// In a tail, and compressed beside it.
+    /// In memory only.
+    Direct { segment: Compressing, opened: Timestamp },
+    /// In a tail as well.
     Tail { tail: Box<Tail>, segment: Compressing },
 }
 
@@ -167,7 +167,7 @@ impl Writer {
 
     fn take(&mut self, input: Input) -> Result<()> {
         match input {
-            Input::Data { start, bytes, log_end, time } => self.data(start, &bytes, log_end, time),
+            Input::Data { start, bytes, log_end, time } => self.data(start, bytes, log_end, time),
             Input::Confirmed { log_end, time, idle } => {
                 if idle {
                     // What was expected of it has come, or never will.
@@ -204,8 +204,8 @@ impl Writer {
         self.confirmed = carried.confirmed;
         self.check_epoch()?;
         self.shared.durable(tail.range(), self.setup.scanner.boundary(), carried.summary.times.map(|t| t.1));
-        let mut segment = self.compressing(carried.start);
-        segment.feed(&carried.bytes);
+        let mut segment = self.compressing(carried.start, true);
+        segment.feed(carried.bytes);
         self.open = Some((Open::Tail { tail: Box::new(tail), segment }, carried.summary));
         if own { Ok(()) } else { self.runtime.block_on(self.setup.archive.store.delete(&carried.object)) }
     }
@@ -215,7 +215,7 @@ impl Writer {
         self.setup.archive.layout.name(&object)
     }
 
-    fn data(&mut self, start: Offset, bytes: &[u8], log_end: Offset, time: Timestamp) -> Result<()> {
+    fn data(&mut self, start: Offset, bytes: Bytes, log_end: Offset, time: Timestamp) -> Result<()> {
         if start != self.offset {
             return Err(Error::failure(format!(
                 "the server sent log from {} where {} was due",
@@ -237,8 +237,7 @@ impl Writer {
                 continue;
             }
             let room = self.setup.limits.end_of(first).since(self.offset);
-            let (piece, after) = rest.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(rest.len()));
-            rest = after;
+            let piece = rest.split_to(usize::try_from(room).unwrap_or(usize::MAX).min(rest.len()));
             self.append(piece)?;
             if self.offset == self.setup.limits.end_of(first) {
                 self.close(true)?;
@@ -253,9 +252,9 @@ impl Writer {
         Ok(())
     }
 
-    fn append(&mut self, piece: &[u8]) -> Result<()> {
+    fn append(&mut self, piece: Bytes) -> Result<()> {
         self.marks.clear();
-        self.setup.scanner.feed(piece, &mut self.marks)?;
+        self.setup.scanner.feed(&piece, &mut self.marks)?;
         let Some((open, summary)) = &mut self.open else { return Ok(()) };
         for mark in &self.marks {
             summary.add(mark);
@@ -264,13 +263,14 @@ impl Writer {
         summary.range.end = self.offset;
         summary.boundary = self.setup.scanner.boundary();
         match open {
-            Open::Direct { writer, .. } => {
-                writer.write(piece);
+            Open::Direct { segment, .. } => {
+                segment.feed(piece);
                 Ok(())
             }
             Open::Tail { tail, segment } => {
+                tail.append(&piece)?;
                 segment.feed(piece);
-                tail.append(piece)
+                Ok(())
             }
         }
     }
@@ -301,23 +301,23 @@ impl Writer {
     fn open_segment(&mut self, log_end: Offset) -> Result<()> {
         let summary = Summary::empty(self.offset, self.setup.scanner.boundary());
         let whole = log_end >= self.setup.limits.end_of(self.offset);
-        let open = if self.setup.tail_folder.is_some() && !whole {
-            let tail = Box::new(self.new_tail(self.offset)?);
-            Open::Tail { tail, segment: self.compressing(self.offset) }
+        let in_tail = self.setup.tail_folder.is_some() && !whole;
+        let segment = self.compressing(self.offset, in_tail);
+        let open = if in_tail {
+            Open::Tail { tail: Box::new(self.new_tail(self.offset)?), segment }
         } else {
-            Open::Direct { writer: Box::new(self.segment_writer(self.offset)), opened: self.setup.clock.now() }
+            Open::Direct { segment, opened: self.setup.clock.now() }
         };
         self.open = Some((open, summary));
         Ok(())
     }
 
-    fn segment_writer(&self, start: Offset) -> SegmentWriter {
-        let Setup { archive, timeline, epoch, compression, .. } = &self.setup;
-        SegmentWriter::new(archive.header(*timeline, start, epoch.number()), *compression)
-    }
-
-    fn compressing(&self, start: Offset) -> Compressing {
-        Compressing::new(self.runtime.clone(), self.segment_writer(start))
+    /// Begins to compress the segment at `start`. What goes to a tail as well is acknowledged
+    /// without waiting for it, and has its bounds in the tail.
+    fn compressing(&self, start: Offset, in_tail: bool) -> Compressing {
+        let Setup { archive, timeline, epoch, compression, limits, .. } = &self.setup;
+        let writer = SegmentWriter::new(archive.header(*timeline, start, epoch.number()), *compression);
+        Compressing::new(&self.runtime, writer, in_tail.then(|| limits.end_of(start).since(start)))
     }
 
     fn new_tail(&mut self, start: Offset) -> Result<Tail> {
@@ -415,18 +415,14 @@ impl Writer {
         summary.confirmed = self.confirmed;
         summary.changes.merge(&self.setup.scanner.take_changes());
         let made = match open {
-            Open::Direct { writer, .. } => {
-                if summary.range.is_empty() {
-                    return Ok(());
-                }
-                Made::InMemory(writer.finish(&summary)?)
-            }
+            Open::Direct { .. } if summary.range.is_empty() => return Ok(()),
+            Open::Direct { segment, .. } => Made { segment: segment.close(summary.clone()), tail: None },
             Open::Tail { tail, .. } if summary.range.is_empty() => return tail.remove(),
             Open::Tail { mut tail, segment } => {
                 tail.sync()?;
                 self.check_epoch()?;
                 self.shared.durable(tail.range(), summary.boundary, summary.times.map(|t| t.1));
-                Made::InTail { segment, path: tail.into_path() }
+                Made { segment: segment.close(summary.clone()), tail: Some(tail.into_path()) }
             }
         };
         self.upload(made, summary, full)
@@ -454,54 +450,55 @@ impl Writer {
             summary,
             shared: Arc::clone(&self.shared),
         };
-        let (done, newest) = oneshot::channel();
-        let before = self.newest_upload.replace(newest);
-        self.uploads.push_back(self.runtime.spawn(async move {
-            match upload.create(made, before).await {
-                // Nobody waits for the last one.
-                Ok(()) => drop(done.send(())),
-                Err(error) => upload.shared.fail(error),
-            }
-        }));
-        if file_end {
-            self.keep_house()?;
-        }
-        Ok(())
+        self.go_on(|before| async move { upload.create(made, before).await });
+        if file_end { self.keep_house() } else { Ok(()) }
     }
 
-    /// After the end of a log file: replaces its small segments by one, and rolls footers
-    /// up into an index when there are enough of them.
+    /// Goes on with `work` behind the newest upload, beside this thread.
+    fn go_on<F>(&mut self, work: impl FnOnce(Option<oneshot::Receiver<()>>) -> F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (done, newest) = oneshot::channel();
+        let work = work(self.newest_upload.replace(newest));
+        let shared = Arc::clone(&self.shared);
+        self.uploads.push_back(self.runtime.spawn(async move {
+            match work.await {
+                // Nobody waits for the last one.
+                Ok(()) => drop(done.send(())),
+                Err(error) => shared.fail(error),
+            }
+        }));
+    }
+
+    /// After the end of a log file.
     fn keep_house(&mut self) -> Result<()> {
-        let parts = std::mem::take(&mut self.setup.file_segments);
+        let mut parts = std::mem::take(&mut self.setup.file_segments);
         // A log file may be several whole segments (`segment_size` smaller than the
         // file); only when one ended early is there something to replace.
-        let early = parts.iter().any(|part| self.setup.limits.end_of(part.range.start) != part.range.end);
-        if early {
-            self.wait_for_uploads(0)?;
-            let compacted = self.runtime.block_on(compact(
-                &self.setup.archive,
-                self.setup.timeline,
-                &parts,
-                &self.setup.limits,
-                self.setup.epoch.number(),
-                self.setup.compression,
-            ));
-            match compacted {
-                // The small ones stay as they are. The log to come needs none of them.
-                Err(error) if error.kind() == Kind::Corruption => {
-                    tracing::error!(%error, hint = error.advice(), "small segments of a log file are not joined");
-                }
-                compacted => drop(compacted?),
-            }
+        if parts.iter().all(|part| self.setup.limits.end_of(part.range.start) == part.range.end) {
+            parts.clear();
         }
-        if self.setup.unindexed >= index::NARROW {
-            self.wait_for_uploads(0)?;
-            let engine = self.setup.engine.as_ref();
-            let written =
-                super::roll_up::roll_up(&self.setup.archive, engine, self.setup.timeline, self.setup.epoch.number());
-            self.runtime.block_on(written)?;
+        let rolls_up = self.setup.unindexed >= index::NARROW;
+        if parts.is_empty() && !rolls_up {
+            return Ok(());
+        }
+        if rolls_up {
             self.setup.unindexed = 0;
         }
+        self.wait_for_uploads(UPLOADS_MAX - 1)?;
+        let Setup { archive, engine, timeline, epoch, limits, compression, .. } = &self.setup;
+        let house = Housekeeping {
+            archive: archive.clone(),
+            engine: Arc::clone(engine),
+            timeline: *timeline,
+            epoch: epoch.clone(),
+            limits: *limits,
+            compression: *compression,
+            parts,
+            rolls_up,
+        };
+        self.go_on(|before| async move { house.keep(before).await });
         Ok(())
     }
 

@@ -1,74 +1,157 @@
-//! A tail's segment, compressed beside the writer while the tail grows: what was verified goes
-//! into it from memory, is never read back from the disk, and at the end little is left to do.
+//! A segment that is compressed beside the writer while it grows, so that verifying and
+//! compressing each have a processor. A tail's, too, is made from memory and never read back
+//! from the disk. At its end little is left to do.
 
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
 use crate::model::summary::Summary;
 use crate::segment::write::{Finished, SegmentWriter};
 
-/// Raw bytes gathered before they are compressed.
+/// Small pieces are gathered up to this size before they are handed over.
 const PIECE_BYTES: usize = 256 << 10;
+/// A piece at least this long is handed over as it is.
+const WHOLE_BYTES: usize = 64 << 10;
+/// Pieces that wait to be compressed, before the writer waits for them.
+const PIECES_MAX: usize = 16;
 
 /// A segment that grows.
 pub(super) struct Compressing {
-    runtime: Handle,
-    /// Gives the segment once all pieces handed over before are in it.
-    segment: Option<JoinHandle<Result<SegmentWriter>>>,
-    piece: Vec<u8>,
+    pieces: SyncSender<Bytes>,
+    gathered: BytesMut,
+    end: oneshot::Sender<Summary>,
+    finished: JoinHandle<Result<Finished>>,
 }
 
 impl Compressing {
-    pub(super) fn new(runtime: Handle, writer: SegmentWriter) -> Self {
-        let segment = runtime.spawn(async { Ok(writer) });
-        Self { runtime, segment: Some(segment), piece: Vec::new() }
+    /// Begins; `bytes` is how long the segment may become if its writer must never wait.
+    pub(super) fn new(runtime: &Handle, writer: SegmentWriter, bytes: Option<u64>) -> Self {
+        let most = bytes.map_or(PIECES_MAX, |bytes| {
+            // Every second piece may be a small one, sent to make way for a whole one.
+            usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(WHOLE_BYTES).saturating_mul(2).min(1 << 16)
+        });
+        let (pieces, queue) = sync_channel(most);
+        let (end, summary) = oneshot::channel();
+        let finished = runtime.spawn_blocking(move || compress(writer, &queue, summary));
+        Self { pieces, gathered: BytesMut::new(), end, finished }
     }
 
-    /// Takes the next bytes of the segment.
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (piece, after) = rest.split_at(rest.len().min(PIECE_BYTES - self.piece.len()));
-            self.piece.extend_from_slice(piece);
-            rest = after;
-            if self.piece.len() == PIECE_BYTES {
-                self.hand_over();
+    /// Takes the next bytes of the segment, and waits until there is room for them.
+    pub(super) fn feed(&mut self, bytes: Bytes) {
+        if bytes.len() >= WHOLE_BYTES {
+            self.hand_over_gathered();
+            self.hand_over(bytes);
+        } else {
+            self.gathered.extend_from_slice(&bytes);
+            if self.gathered.len() >= PIECE_BYTES {
+                self.hand_over_gathered();
             }
         }
     }
 
-    fn hand_over(&mut self) {
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
-        let before = self.segment.take();
-        self.segment = Some(self.runtime.spawn(async move {
-            let mut writer = wait_for(before).await?;
-            let compress = move || {
-                writer.write(&piece);
-                writer
-            };
-            spawn_blocking(compress).await.map_err(stopped)
-        }));
+    fn hand_over_gathered(&mut self) {
+        if !self.gathered.is_empty() {
+            let gathered = self.gathered.split().freeze();
+            self.hand_over(gathered);
+        }
     }
 
-    /// Ends the segment with its footer.
-    pub(super) async fn finish(self, summary: Summary) -> Result<Finished> {
-        let mut writer = wait_for(self.segment).await?;
-        let finish = move || {
-            writer.write(&self.piece);
-            writer.finish(&summary)
+    fn hand_over(&self, piece: Bytes) {
+        // A compressor that is no more is told of by `Closed::finished`.
+        let _ = self.pieces.send(piece);
+    }
+
+    /// Ends the segment with its footer, which comes behind all that was taken.
+    pub(super) fn close(mut self, summary: Summary) -> Closed {
+        self.hand_over_gathered();
+        let _ = self.end.send(summary);
+        Closed(self.finished)
+    }
+}
+
+/// A segment that is complete but for the last of the compressor's work.
+pub(super) struct Closed(JoinHandle<Result<Finished>>);
+
+impl Closed {
+    /// Waits for that.
+    pub(super) async fn finished(self) -> Result<Finished> {
+        self.0.await.map_err(|error| Error::failure("a compressor stopped").because(error))?
+    }
+}
+
+/// The compressor's thread, for as long as the segment is open.
+fn compress(
+    mut writer: SegmentWriter,
+    pieces: &Receiver<Bytes>,
+    summary: oneshot::Receiver<Summary>,
+) -> Result<Finished> {
+    while let Ok(piece) = pieces.recv() {
+        writer.write(&piece);
+    }
+    let summary = summary.blocking_recv().map_err(|_| Error::failure("a segment was given up"))?;
+    writer.finish(&summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::offset::{Offset, OffsetRange};
+    use crate::model::timeline::TimelineId;
+    use crate::segment::codec::Compression;
+    use crate::segment::format::Header;
+    use crate::segment::read::{Expected, decode_to_vec};
+
+    const SEGMENT_BYTES: usize = 2 << 20;
+
+    /// The worst case: each whole piece finds a small one waiting.
+    fn pieces() -> Vec<Bytes> {
+        let mut rest = Bytes::from((0..SEGMENT_BYTES).map(|at| (at / 7) as u8).collect::<Vec<u8>>());
+        let mut pieces = Vec::new();
+        while !rest.is_empty() {
+            let size = if pieces.len() % 2 == 0 { 1 } else { WHOLE_BYTES };
+            pieces.push(rest.split_to(size.min(rest.len())));
+        }
+        pieces
+    }
+
+    #[test]
+    fn what_is_in_a_tail_never_waits_for_a_compressor_that_has_not_begun() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).build().unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || held.recv());
+
+        let header = Header {
+            cluster: "main".parse().unwrap(),
+            engine: "postgres".into(),
+            timeline: TimelineId(1),
+            start: Offset(0),
+            epoch: 1,
         };
-        spawn_blocking(finish).await.map_err(stopped)?
-    }
-}
+        let range = OffsetRange::new(Offset(0), Offset(SEGMENT_BYTES as u64));
+        let mut summary = Summary::empty(range.start, range.start);
+        (summary.range, summary.boundary) = (range, range.end);
+        let writer = SegmentWriter::new(header.clone(), Compression::Lz4);
+        let mut segment = Compressing::new(runtime.handle(), writer, Some(SEGMENT_BYTES as u64));
+        let (closed, closing) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for piece in pieces() {
+                segment.feed(piece);
+            }
+            let _ = closed.send(segment.close(summary));
+        });
+        let closed = closing.recv_timeout(Duration::from_secs(30)).expect("the writer waited");
 
-async fn wait_for(segment: Option<JoinHandle<Result<SegmentWriter>>>) -> Result<SegmentWriter> {
-    match segment {
-        Some(segment) => segment.await.map_err(stopped)?,
-        None => Err(Error::failure("a segment was handed over twice")),
+        drop(release);
+        let expected = Expected { cluster: header.cluster, timeline: header.timeline, range, epoch: header.epoch };
+        let object = runtime.block_on(closed.finished()).unwrap().body.concat();
+        let (_, raw) = decode_to_vec("segment", &expected, &object.into()).unwrap();
+        assert_eq!(raw, pieces().concat());
     }
-}
-
-fn stopped(error: JoinError) -> Error {
-    Error::failure("a compressor stopped").because(error)
 }

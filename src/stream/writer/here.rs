@@ -4,6 +4,8 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
+use bytes::Bytes;
+
 use super::Writer;
 use crate::model::offset::Offset;
 use crate::model::time::Timestamp;
@@ -42,7 +44,7 @@ impl Here {
     }
 
     /// Appends to the tail, without making it durable.
-    pub fn write(&mut self, start: Offset, bytes: &[u8], log_end: Offset, time: Timestamp) -> Tried {
+    pub fn write(&mut self, start: Offset, bytes: &Bytes, log_end: Offset, time: Timestamp) -> Tried {
         if self.unsynced + bytes.len() > BYTES_MAX {
             return Tried::NotHere;
         }
@@ -51,7 +53,7 @@ impl Here {
         if start != writer.offset || !writer.has_room_in_tail(bytes.len() as u64) {
             return Tried::NotHere;
         }
-        match writer.data(start, bytes, log_end, time) {
+        match writer.data(start, bytes.clone(), log_end, time) {
             Ok(()) => {
                 self.unsynced += bytes.len();
                 Tried::Done

@@ -15,6 +15,7 @@ use crate::catalog::archive::Archive;
 use crate::catalog::fence::{self, Epoch};
 use crate::catalog::layout::Layout;
 use crate::engine::Scanner;
+use crate::error::Kind;
 use crate::model::cluster::Identity;
 use crate::model::time::Clock;
 use crate::model::timeline::TimelineId;

@@ -34,7 +34,7 @@ use refusal::{another_log, refusal};
 const WHOLE_BYTES_MAX: usize = 64 << 10;
 
 /// A piece of log ends with a transaction once it is so long, and in any case at twice that.
-const PIECE_BYTES: usize = 128 << 10;
+const PIECE_BYTES: usize = 256 << 10;
 
 /// How far apart the notes are that say which file this is, so that the log can be read from
 /// any segment.
