@@ -159,7 +159,7 @@ fn cut(
             fed => fed?,
         }
         summary.boundary = scanner.boundary();
-        marks.drain(..).for_each(|mark| summary.add(&mark));
+        marks.drain(..).for_each(|mark| summary.add(mark));
         summary.changes = scanner.take_changes();
         at = summary.range.end;
         segments.push(summary);

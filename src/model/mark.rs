@@ -44,14 +44,15 @@ impl Mark {
     /// The transaction this mark ends, if it does.
     #[must_use]
     pub fn transaction(&self) -> Option<Transaction> {
-        match &self.kind {
-            MarkKind::Transaction { id, time, committed } => Some(Transaction {
-                id: id.clone(),
-                time: *time,
-                committed: *committed,
-                start: self.start,
-                end: self.end,
-            }),
+        self.clone().into_transaction()
+    }
+
+    /// The same, where the mark is of no more use.
+    #[must_use]
+    pub fn into_transaction(self) -> Option<Transaction> {
+        let Self { start, end, kind } = self;
+        match kind {
+            MarkKind::Transaction { id, time, committed } => Some(Transaction { id, time, committed, start, end }),
             _ => None,
         }
     }

@@ -69,20 +69,16 @@ impl Summary {
     }
 
     /// Takes note of a mark that ends in this segment.
-    pub fn add(&mut self, mark: &Mark) {
-        match &mark.kind {
-            MarkKind::Transaction { id, time, .. } => {
-                self.transactions += 1;
-                self.times = widest(self.times, Some((*time, *time)));
-                if let Some(id) = id.number() {
-                    self.ids = widest(self.ids, Some((id, id)));
-                }
-                self.last = mark.transaction();
+    pub fn add(&mut self, mark: Mark) {
+        if let MarkKind::RestorePoint { name, time } = mark.kind {
+            self.restore_points.push(RestorePoint { name, time, end: mark.end });
+        } else if let Some(transaction) = mark.into_transaction() {
+            self.transactions += 1;
+            self.times = widest(self.times, Some((transaction.time, transaction.time)));
+            if let Some(id) = transaction.id.number() {
+                self.ids = widest(self.ids, Some((id, id)));
             }
-            MarkKind::RestorePoint { name, time } => {
-                self.restore_points.push(RestorePoint { name: name.clone(), time: *time, end: mark.end });
-            }
-            MarkKind::Record => {}
+            self.last = Some(transaction);
         }
     }
 

@@ -64,7 +64,7 @@ impl World {
             let mut summary = Summary::empty(start, start);
             let boundary = marks.iter().map(|m| m.end).filter(|e| *e <= range.end).max();
             for mark in marks.iter().filter(|m| range.start < m.end && m.end <= range.end) {
-                summary.add(mark);
+                summary.add(mark.clone());
             }
             start = range.end;
             if lost.contains(&index) {

@@ -54,10 +54,10 @@ pub(super) fn summary(start: u64, end: u64) -> Summary {
     summary.boundary = Offset(end);
     let at = |kind| Mark { start: Offset(start), end: Offset(end), kind };
     let transaction = |id, time, committed| MarkKind::Transaction { id, time: Timestamp(time), committed };
-    summary.add(&at(transaction(TransactionId::Number(741), 1_763_675_317_123_456, true)));
-    summary.add(&at(transaction(TransactionId::Number(740), 1_763_675_317_123_455, false)));
+    summary.add(at(transaction(TransactionId::Number(741), 1_763_675_317_123_456, true)));
+    summary.add(at(transaction(TransactionId::Number(740), 1_763_675_317_123_455, false)));
     let name = "before the migration".into();
-    summary.add(&at(MarkKind::RestorePoint { name, time: Timestamp(1_763_675_317_200_000) }));
+    summary.add(at(MarkKind::RestorePoint { name, time: Timestamp(1_763_675_317_200_000) }));
     summary.confirmed = Some(Timestamp(1_763_675_318_000_000));
     summary.position = Position("0/3000148".into());
     summary

@@ -118,7 +118,7 @@ async fn read_tail(
     let mut summary = Summary::empty(tail.range.start, scanner.boundary());
     let mut marks = Vec::new();
     scanner.feed(&bytes, &mut marks)?;
-    marks.iter().for_each(|mark| summary.add(mark));
+    marks.into_iter().for_each(|mark| summary.add(mark));
     summary.changes = scanner.take_changes();
     summary.range = tail.range;
     summary.boundary = scanner.boundary();

@@ -253,10 +253,9 @@ impl Writer {
     }
 
     fn append(&mut self, piece: Bytes) -> Result<()> {
-        self.marks.clear();
         self.setup.scanner.feed(&piece, &mut self.marks)?;
         let Some((open, summary)) = &mut self.open else { return Ok(()) };
-        for mark in &self.marks {
+        for mark in self.marks.drain(..) {
             summary.add(mark);
         }
         self.offset = Offset(self.offset.0 + piece.len() as u64);

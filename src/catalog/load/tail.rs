@@ -170,7 +170,7 @@ impl Loader<'_> {
                 continue;
             }
             let fed = scanner.feed(piece.get(..wanted).unwrap_or_default(), &mut marks);
-            marks.drain(..).for_each(|mark| summary.add(&mark));
+            marks.drain(..).for_each(|mark| summary.add(mark));
             match fed {
                 Ok(()) => {}
                 // Zeros or a torn record: the log ended before.

@@ -71,7 +71,7 @@ fn worked_example() -> Vec<u8> {
     );
     writer.write(&b"every byte of the log, ".repeat(4));
     let mut summary = Summary::empty(Offset(0x0300_0000), Offset(0x0300_0000));
-    summary.add(&Mark {
+    summary.add(Mark {
         start: Offset(0x0300_0030),
         end: Offset(0x0300_0058),
         kind: MarkKind::Transaction {

@@ -58,10 +58,9 @@ impl Header {
     /// # Errors
     /// [`crate::Kind::Corruption`] for fewer than [`HEADER_BYTES`] bytes, type 0, and a
     /// length that none can have.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let Some(b) = bytes.first_chunk::<HEADER_BYTES>() else {
-            return Err(Error::corruption(format!("an event's header has {HEADER_BYTES} bytes, not {}", bytes.len())));
-        };
+        let Some(b) = bytes.first_chunk::<HEADER_BYTES>() else { return Err(no_header(bytes.len())) };
         let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         let header = Self {
             timestamp: word(0),
@@ -72,10 +71,7 @@ impl Header {
             flags: u16::from_le_bytes([b[17], b[18]]),
         };
         if header.kind == 0 || (header.length as usize) < HEADER_BYTES || header.length > EVENT_BYTES_MAX {
-            return Err(Error::corruption(format!(
-                "an event of type {} says it is {} bytes long, which none is",
-                header.kind, header.length
-            )));
+            return Err(no_event(header.kind, header.length));
         }
         Ok(header)
     }
@@ -100,6 +96,16 @@ impl Header {
         self.flags & FLAG_ARTIFICIAL != 0
             || self.log_pos == 0 && matches!(self.kind, kind::ROTATE | kind::GTID_LIST | kind::PREVIOUS_GTIDS)
     }
+}
+
+#[cold]
+fn no_header(len: usize) -> Error {
+    Error::corruption(format!("an event's header has {HEADER_BYTES} bytes, not {len}"))
+}
+
+#[cold]
+fn no_event(kind: u8, length: u32) -> Error {
+    Error::corruption(format!("an event of type {kind} says it is {length} bytes long, which none is"))
 }
 
 /// The kinds of events that pitr tells apart.

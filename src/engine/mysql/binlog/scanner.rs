@@ -15,6 +15,8 @@
 //! A transaction that the server never finished (it died) is followed by the next file; it is
 //! kept, for it is in the server's file, and is no transaction.
 
+use std::fmt::Write as _;
+
 use super::counter::Counter;
 use super::event::{self, CHECKSUM_BYTES, HEADER_BYTES, Header, begins_group, kind};
 use super::group::Shape;
@@ -57,6 +59,8 @@ pub struct BinlogScanner {
     unit_crc: crc32fast::Hasher,
     /// What was read of the unit that is not whole.
     unit: Unit,
+    /// Where GTIDs are put into words.
+    text: String,
     /// Where the boundary is, if it is known.
     place: Option<Place>,
     /// Bytes of the server's file since the boundary.
@@ -152,6 +156,7 @@ impl BinlogScanner {
             checksums: None,
             unit_crc: crc32fast::Hasher::new(),
             unit: Unit::default(),
+            text: String::new(),
             place: None,
             since: 0,
             knows_gtids: false,
@@ -227,9 +232,9 @@ impl BinlogScanner {
                     start: *start,
                     since,
                     crc,
-                    gtid: begun.gtid.clone(),
                     committed: begun.immediate_commit,
                     shape: Shape::of(self.flavor, begun.flags.standalone()),
+                    gtid: begun.gtid,
                 });
                 None
             }
@@ -240,7 +245,12 @@ impl BinlogScanner {
                 let seconds = Timestamp(i64::from(header.timestamp) * 1_000_000);
                 let time = open.committed.or(self.unit.received).unwrap_or(seconds);
                 let id = match &open.gtid {
-                    Some(gtid) => TransactionId::Text(gtid.to_string().into()),
+                    Some(gtid) => {
+                        self.text.clear();
+                        // Writing to a string does not fail.
+                        let _ = write!(self.text, "{gtid}");
+                        TransactionId::Text(self.text.as_str().into())
+                    }
                     None => TransactionId::Text("anonymous".into()),
                 };
                 MarkKind::Transaction { id, time, committed: true }

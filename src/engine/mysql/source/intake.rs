@@ -6,6 +6,7 @@
 //! archive is to hold is at the head of [`super::super::binlog::scanner`]. Source: MariaDB
 //! `sql/sql_repl.cc` (`mysql_binlog_send`), MySQL `sql/rpl_binlog_sender.cc`.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -134,13 +135,14 @@ struct Head {
 
 /// The file being read.
 struct File {
-    name: Arc<str>,
     description: Bytes,
     checksums: bool,
     /// Where the next event begins.
     position: u64,
     /// Where the last note that names the file ends.
     noted: Offset,
+    /// The place in it where all is here that was wanted.
+    goal: u64,
 }
 
 /// What has come of a packet.
@@ -304,6 +306,7 @@ impl Intake {
     }
 
     /// Takes what stands before an event in its packet.
+    #[inline]
     fn event_of<'p>(&mut self, packet: &'p [u8], front: usize) -> Result<&'p [u8]> {
         match packet.first() {
             Some(0) => {}
@@ -509,11 +512,11 @@ impl Intake {
         self.flush();
         self.write_note(position, &head.description);
         self.file = Some(File {
-            name: Arc::clone(&self.name),
             description: head.description,
             checksums: head.checksums,
             position: if whole { head.end } else { position },
             noted: self.offset,
+            goal: self.goal_in(&self.name),
         });
     }
 
@@ -583,19 +586,21 @@ impl Intake {
                 self.copy(&note);
             }
         }
-        if let Some(file) = &self.file
-            && self.reaches_goal(&file.name, file.position)
-        {
+        if self.file.as_ref().is_some_and(|file| file.position >= file.goal) {
             self.catch_up();
         }
         Ok(())
     }
 
-    /// Whether a place is where the log ended when the dump began, or behind that.
-    fn reaches_goal(&self, file: &str, position: u64) -> bool {
+    /// The place in `file` from which on all is here that was there when the dump began.
+    fn goal_in(&self, file: &str) -> u64 {
+        let Some(goal) = &self.goal else { return u64::MAX };
         // The number at a name's end has six digits until it needs more.
-        let reaches = |goal: &FilePlace| (goal.file.len(), &*goal.file, goal.position) <= (file.len(), file, position);
-        self.goal.as_ref().is_some_and(reaches)
+        match (goal.file.len(), &*goal.file).cmp(&(file.len(), file)) {
+            Ordering::Less => 0,
+            Ordering::Equal => goal.position,
+            Ordering::Greater => u64::MAX,
+        }
     }
 
     /// Whether a heartbeat only says that transactions which we have were passed over: MySQL
@@ -604,7 +609,7 @@ impl Intake {
         let place = || heartbeat::place(header, event);
         self.flavor == Flavor::MySql
             && self.goal.is_some()
-            && place().is_some_and(|place| !self.reaches_goal(&place.file, place.position))
+            && place().is_some_and(|place| place.position < self.goal_in(&place.file))
     }
 
     fn catch_up(&mut self) {
