@@ -497,7 +497,7 @@ impl Writer {
             parts,
             rolls_up,
         };
-        self.go_on(|before| async move { house.keep(before).await });
+        self.go_on(|before| house.keep(before));
         Ok(())
     }
 

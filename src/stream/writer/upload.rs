@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use super::Shared;
 use super::compressing::Closed;
@@ -52,7 +54,7 @@ impl Upload {
         epoch.check(archive.store.as_ref()).await?;
         shared.durable(summary.range, summary.boundary, summary.times.map(|t| t.1));
         if let Some(path) = made.tail {
-            let retired = tokio::task::spawn_blocking(move || Spare::of_sealed(&path)).await;
+            let retired = spawn_blocking(move || Spare::of_sealed(&path)).await;
             shared.retire(retired.map_err(|e| Error::failure("a sealer stopped").because(e))??);
         }
         Ok(())
@@ -75,9 +77,16 @@ pub(super) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// Does it, behind the segment `before` it.
-    pub(super) async fn keep(&self, before: Option<oneshot::Receiver<()>>) -> Result<()> {
+    /// Does it, behind the segment `before` it, and on a thread of its own: joining segments
+    /// and reading a long catalog take time.
+    pub(super) async fn keep(self, before: Option<oneshot::Receiver<()>>) -> Result<()> {
         wait_for(before).await?;
+        let runtime = Handle::current();
+        let work = spawn_blocking(move || runtime.block_on(self.work()));
+        work.await.map_err(|error| Error::failure("housekeeping stopped").because(error))?
+    }
+
+    async fn work(&self) -> Result<()> {
         let Self { archive, engine, timeline, epoch, limits, compression, parts, rolls_up } = self;
         if !parts.is_empty() {
             match compact(archive, *timeline, parts, limits, epoch.number(), *compression).await {
