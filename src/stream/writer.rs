@@ -33,6 +33,7 @@ use crate::model::offset::{Offset, OffsetRange};
 use crate::model::position::Position;
 use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
+use crate::segment::codec::Compression;
 use crate::segment::trailer::Trailer;
 use crate::segment::write::SegmentWriter;
 use crate::store::local::make_folder;
@@ -312,11 +313,15 @@ impl Writer {
     }
 
     /// Begins to compress the segment at `start`. What goes to a tail as well is acknowledged
-    /// without waiting for it, and has its bounds in the tail.
+    /// without waiting for it, and has its bounds in the tail. LZ4 alone takes hardly longer than
+    /// handing over does.
     fn compressing(&self, start: Offset, in_tail: bool) -> Compressing {
         let Setup { archive, timeline, epoch, compression, limits, .. } = &self.setup;
         let writer = SegmentWriter::new(archive.header(*timeline, start, epoch.number()), *compression);
-        Compressing::new(&self.runtime, writer, in_tail.then(|| limits.end_of(start).since(start)))
+        match compression {
+            Compression::Lz4 if !in_tail => Compressing::Here(Box::new(writer)),
+            _ => Compressing::beside(&self.runtime, writer, in_tail.then(|| limits.end_of(start).since(start))),
+        }
     }
 
     fn new_tail(&mut self, start: Offset) -> Result<Tail> {

@@ -21,7 +21,15 @@ const WHOLE_BYTES: usize = 64 << 10;
 const PIECES_MAX: usize = 16;
 
 /// A segment that grows.
-pub(super) struct Compressing {
+pub(super) enum Compressing {
+    /// By the writer's own thread, while the bytes are in its processor's cache.
+    Here(Box<SegmentWriter>),
+    /// By a thread of its own.
+    Beside(Beside),
+}
+
+/// The writer's end of a compressor.
+pub(super) struct Beside {
     pieces: SyncSender<Bytes>,
     gathered: BytesMut,
     end: oneshot::Sender<Summary>,
@@ -29,8 +37,9 @@ pub(super) struct Compressing {
 }
 
 impl Compressing {
-    /// Begins; `bytes` is how long the segment may become if its writer must never wait.
-    pub(super) fn new(runtime: &Handle, writer: SegmentWriter, bytes: Option<u64>) -> Self {
+    /// Begins a compressor; `bytes` is how long the segment may become if its writer must never
+    /// wait.
+    pub(super) fn beside(runtime: &Handle, writer: SegmentWriter, bytes: Option<u64>) -> Self {
         let most = bytes.map_or(PIECES_MAX, |bytes| {
             // Every second piece may be a small one, sent to make way for a whole one.
             usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(WHOLE_BYTES).saturating_mul(2).min(1 << 16)
@@ -38,11 +47,28 @@ impl Compressing {
         let (pieces, queue) = sync_channel(most);
         let (end, summary) = oneshot::channel();
         let finished = runtime.spawn_blocking(move || compress(writer, &queue, summary));
-        Self { pieces, gathered: BytesMut::new(), end, finished }
+        Self::Beside(Beside { pieces, gathered: BytesMut::new(), end, finished })
     }
 
     /// Takes the next bytes of the segment, and waits until there is room for them.
     pub(super) fn feed(&mut self, bytes: Bytes) {
+        match self {
+            Self::Here(writer) => writer.write(&bytes),
+            Self::Beside(beside) => beside.feed(bytes),
+        }
+    }
+
+    /// Ends the segment with its footer, which comes behind all that was taken.
+    pub(super) fn close(self, summary: Summary) -> Closed {
+        match self {
+            Self::Here(writer) => Closed::Finished(writer.finish(&summary)),
+            Self::Beside(beside) => beside.close(summary),
+        }
+    }
+}
+
+impl Beside {
+    fn feed(&mut self, bytes: Bytes) {
         if bytes.len() >= WHOLE_BYTES {
             self.hand_over_gathered();
             self.hand_over(bytes);
@@ -66,21 +92,29 @@ impl Compressing {
         let _ = self.pieces.send(piece);
     }
 
-    /// Ends the segment with its footer, which comes behind all that was taken.
-    pub(super) fn close(mut self, summary: Summary) -> Closed {
+    fn close(mut self, summary: Summary) -> Closed {
         self.hand_over_gathered();
         let _ = self.end.send(summary);
-        Closed(self.finished)
+        Closed::Finishing(self.finished)
     }
 }
 
-/// A segment that is complete but for the last of the compressor's work.
-pub(super) struct Closed(JoinHandle<Result<Finished>>);
+/// A segment that has all its log.
+pub(super) enum Closed {
+    Finished(Result<Finished>),
+    /// The compressor has still something to do.
+    Finishing(JoinHandle<Result<Finished>>),
+}
 
 impl Closed {
-    /// Waits for that.
+    /// The segment, once it is made.
     pub(super) async fn finished(self) -> Result<Finished> {
-        self.0.await.map_err(|error| Error::failure("a compressor stopped").because(error))?
+        match self {
+            Self::Finished(finished) => finished,
+            Self::Finishing(compressor) => {
+                compressor.await.map_err(|error| Error::failure("a compressor stopped").because(error))?
+            }
+        }
     }
 }
 
@@ -138,7 +172,7 @@ mod tests {
         let mut summary = Summary::empty(range.start, range.start);
         (summary.range, summary.boundary) = (range, range.end);
         let writer = SegmentWriter::new(header.clone(), Compression::Lz4);
-        let mut segment = Compressing::new(runtime.handle(), writer, Some(SEGMENT_BYTES as u64));
+        let mut segment = Compressing::beside(runtime.handle(), writer, Some(SEGMENT_BYTES as u64));
         let (closed, closing) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for piece in pieces() {

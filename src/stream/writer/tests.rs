@@ -19,7 +19,6 @@ use crate::error::Kind;
 use crate::model::cluster::Identity;
 use crate::model::time::Clock;
 use crate::model::timeline::TimelineId;
-use crate::segment::codec::Compression;
 use crate::segment::cutter::Limits;
 use crate::segment::read::{FooterRead, read_footer};
 use crate::store::local::LocalStore;
