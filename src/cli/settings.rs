@@ -95,7 +95,7 @@ pub struct Stream {
 impl Stream {
     /// How an engine's log is compressed: as asked for, else as suits it. Of
     /// sysbench's rows in a binlog LZ4 leaves 55 %, fast zstd 35 % and level 1 31 %, of which the
-    /// last takes a fifth longer to catch up; of WAL all leave about the same.
+    /// last is half as much work again; of WAL all leave about the same.
     #[must_use]
     pub fn compression_for(&self, engine: &dyn Engine) -> Compression {
         self.compression.unwrap_or(match engine.axis() {

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
 
-/// Messages between source and writer. The walsender's are at most 128 KiB.
+/// Messages between source and writer. The walsender's are at most 128 KiB, a dump's 512 KiB.
 const QUEUE_MESSAGES: usize = 24;
 
 /// How often the server hears from us when nothing changes, as its own standbys do.

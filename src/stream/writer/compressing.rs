@@ -42,7 +42,7 @@ impl Compressing {
     pub(super) fn beside(runtime: &Handle, writer: SegmentWriter, bytes: Option<u64>) -> Self {
         let most = bytes.map_or(PIECES_MAX, |bytes| {
             // Every second piece may be a small one, sent to make way for a whole one.
-            usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(WHOLE_BYTES).saturating_mul(2).min(1 << 16)
+            usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(WHOLE_BYTES).saturating_mul(2)
         });
         let (pieces, queue) = sync_channel(most);
         let (end, summary) = oneshot::channel();
@@ -50,7 +50,8 @@ impl Compressing {
         Self::Beside(Beside { pieces, gathered: BytesMut::new(), end, finished })
     }
 
-    /// Takes the next bytes of the segment, and waits until there is room for them.
+    /// Takes the next bytes of the segment, and waits until there is room for them; see
+    /// [`Compressing::beside`].
     pub(super) fn feed(&mut self, bytes: Bytes) {
         match self {
             Self::Here(writer) => writer.write(&bytes),
