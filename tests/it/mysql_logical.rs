@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::support::mysql::{Load, Make, MySqlServer, STREAM, mark, marker_ids, marker_table, wait_for_markers};
 use crate::support::pitr::Finished;
-use crate::support::{Pitr, Scratch};
+use crate::support::{PATIENCE, Pitr, Scratch, condition};
 
 const NONE: &[&str] = &[];
 
@@ -104,6 +104,65 @@ fn everything_comes_back_equal_while_others_write() {
         assert_eq!(unchecked(&restored), unchecked(&server), "{make:?}");
         assert!(!restored.data().join("pitr-logical").exists());
         mark(&restored);
+    }
+}
+
+/// MySQL's DDL waits until a base is taken; MariaDB's only until its snapshots are open.
+#[test]
+fn a_table_that_ddl_changes_meanwhile_is_refused_or_what_it_was() {
+    for make in [Make::MariaDb1011, Make::MariaDb118] {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        server.sql(
+            "create table test.altered (id int primary key auto_increment, v int);
+             create table test.emptied like test.altered; create table test.anew like test.altered;
+             create table test.one like test.altered; insert into test.one (v) values (1);
+             create table test.other like test.altered; insert into test.other (v) values (2), (3)",
+        );
+        let pitr = Pitr::new(&scratch).source_url(server.url());
+        pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
+        let mut archiver = pitr.archive_with(&["--no-backup"]);
+        // Else a backup would stream the log itself.
+        let dumps = "select 1 from information_schema.processlist where command = 'Binlog Dump'";
+        condition("the archiver's dump", PATIENCE, || (!server.sql(dumps).is_empty()).then_some(()));
+        let ddl = Load::repeating(
+            &server,
+            1,
+            50,
+            "alter table test.altered add column late int; insert into test.altered (v) values (1);\n\
+             alter table test.altered drop column late;\n\
+             truncate table test.emptied; insert into test.emptied (v) values (rand() * 1000);\n\
+             rename table test.one to test.aside, test.other to test.one, test.aside to test.other;\n\
+             drop table test.anew; create table test.anew like test.altered; insert into test.anew (v) values (rand() * 1000);\n",
+        );
+        // Whether a base is taken or refused. Any is whole, or says why it is not.
+        let is_taken = || {
+            let backup = pitr.run(["backup", "--method", "logical"]);
+            if backup.code != Some(0) {
+                backup.exit(5).says(&["while the backup was taken", "take it again"]);
+                return false;
+            }
+            true
+        };
+        let taken = (0..6).filter(|_| is_taken()).count();
+        // With larger ones to be read before them, the tables do not stay what they were.
+        for nth in 0..4 {
+            server.sql(&format!("create table test.large_{nth} as select seq, md5(seq) from test.seq_1_to_100000"));
+        }
+        assert!((0..10).any(|_| !is_taken()), "{make:?}: no base met a table that had changed");
+        ddl.stop(&server);
+        if taken == 0 {
+            pitr.ok(["backup", "--method", "logical"]);
+        }
+        archiver.assert_running();
+        archiver.stop();
+        pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
+
+        let to = scratch.join("restored");
+        restore(&pitr, make, &to, &["--target", "latest"]).success();
+        let restored = MySqlServer::open(&scratch, "restored", make, to, NONE);
+        assert_eq!(restored.checksums(), server.checksums(), "{make:?}");
+        assert_eq!(restored.definitions(), server.definitions(), "{make:?}");
     }
 }
 

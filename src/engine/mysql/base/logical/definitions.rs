@@ -7,7 +7,7 @@ use mysql_async::Row;
 use mysql_async::prelude::FromRow;
 
 use super::literal::{identifier, quoted};
-use super::{programs, script};
+use super::{lock, programs, script};
 use crate::engine::mysql::flavor::Flavor;
 use crate::engine::mysql::sql::Session;
 use crate::error::{Error, Result};
@@ -75,7 +75,8 @@ impl Definitions {
     /// Reads them.
     ///
     /// # Errors
-    /// [`crate::Kind::Config`] naming what this kind of backup cannot hold.
+    /// [`crate::Kind::Config`] naming what this kind of backup cannot hold; [`crate::Kind::Busy`]
+    /// while DDL that has begun holds a table, for it then waits for us.
     pub(super) async fn read(session: &mut Session, flavor: Flavor, version: (u32, u32, u32)) -> Result<Self> {
         let mut structure = preamble("utf8mb4");
         let modes = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO_DIR_IN_CREATE";
@@ -135,7 +136,7 @@ async fn tables(
         "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, COALESCE(DATA_LENGTH, 0) FROM information_schema.TABLES \
          WHERE TABLE_SCHEMA NOT IN {OWN_SCHEMAS} ORDER BY 1, 2"
     );
-    let list: Vec<(String, String, String, Option<String>, u64)> = session.query_all(&list).await?;
+    let list: Vec<(String, String, String, Option<String>, u64)> = rows(session, &list).await?;
     let (mut tables, mut views, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     let mut schema_in_use = String::new();
     for (schema, name, table_type, engine, bytes) in list {
@@ -229,7 +230,7 @@ async fn own_tables(session: &mut Session) -> Result<Vec<Table>> {
         "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'mysql' AND TABLE_TYPE = 'BASE TABLE' \
          AND TABLE_NAME IN {OWN_TABLES} ORDER BY 1"
     );
-    let names: Vec<String> = session.query_all(&list).await?;
+    let names: Vec<String> = rows(session, &list).await?;
     let table = |name| Table {
         schema: "mysql".to_owned(),
         name,
@@ -269,9 +270,22 @@ pub(super) fn value<T: mysql_async::prelude::FromValue>(row: Option<&Row>, nth: 
     value.ok_or_else(|| Error::failure(format!("the server's answer to {sql:?} is not as expected")))
 }
 
-/// The rows of a query, as they are.
+/// The rows of a query that lists what there is.
+///
+/// # Errors
+/// [`crate::Kind::Busy`] where the server left something out: MariaDB does that, with a warning
+/// only, for tables that DDL holds at that moment, and for their triggers.
 pub(super) async fn rows<T: FromRow>(session: &mut Session, sql: &str) -> Result<Vec<T>> {
-    session.query_all(sql).await
+    /// `ER_WARN_I_S_SKIPPED_TABLE`
+    const SKIPPED: u16 = 1684;
+    let rows = session.query_all(sql).await?;
+    if session.conn().get_warnings() > 0 {
+        let warnings: Vec<(String, u16, String)> = session.query_all("SHOW WARNINGS").await?;
+        if let Some((_, _, text)) = warnings.into_iter().find(|(_, code, _)| *code == SKIPPED) {
+            return Err(lock::in_ddl().because(text));
+        }
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]

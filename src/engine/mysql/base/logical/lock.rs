@@ -37,10 +37,13 @@ use super::super::clone::code;
 const WAIT_SECONDS: u32 = 10;
 
 /// How often it is tried.
-const ATTEMPTS: u32 = 12;
+pub(super) const ATTEMPTS: u32 = 12;
 
 /// `ER_LOCK_WAIT_TIMEOUT`
 const TIMED_OUT: u16 = 1205;
+
+/// `ER_LOCK_DEADLOCK`
+const DEADLOCK: u16 = 1213;
 
 /// Connects, to the server of `facts` and no other, with what a dump needs: bytes as they are,
 /// times in UTC, and no end of patience with us.
@@ -64,6 +67,8 @@ pub(super) async fn connect(info: &ConnInfo, facts: &Facts) -> Result<Session> {
         "SESSION net_write_timeout=31536000",
         "SESSION wait_timeout=31536000",
         "SESSION sql_quote_show_create=1",
+        // A warning that matters must not be the one too many.
+        "SESSION max_error_count=65535",
         "SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     ];
     match facts.flavor {
@@ -227,6 +232,20 @@ impl Numbers {
         );
         let now: Vec<u64> = session.query_all(&list).await?;
         Ok(self.of.get(&name) == Some(&now))
+    }
+}
+
+/// What it means that DDL holds a table which we need, and waits for us.
+pub(super) fn in_ddl() -> Error {
+    Error::new(Kind::Busy, "DDL was changing tables while the backup was taken")
+        .hint("take it again, and let no DDL run on tables meanwhile")
+}
+
+/// The same, where the server let us not wait for it.
+pub(super) fn held(error: Error) -> Error {
+    match code(&error) {
+        Some(TIMED_OUT | DEADLOCK) => in_ddl().because(error),
+        _ => error,
     }
 }
 

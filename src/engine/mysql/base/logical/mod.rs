@@ -16,7 +16,7 @@
 //!
 //! The files are for the servers' own clients, too, in this order.
 //!
-//! DDL waits while the definitions are read, so that they are those of the moment. In MySQL it
+//! DDL waits while the definitions are read (what already holds a table is let through first), so that they are those of the moment. In MySQL it
 //! waits until the end, in MariaDB only until the snapshots are open; a table that DDL changed
 //! before it was read fails the backup there. What is compared, while the table is held open,
 //! is its definition and the number that InnoDB knows it by.
@@ -34,9 +34,10 @@ use super::Origin;
 use crate::engine::mysql::flavor::Flavor;
 use crate::engine::mysql::place::Place;
 use crate::engine::mysql::privileges;
+use crate::engine::mysql::source::facts::Facts;
 use crate::engine::mysql::sql::Session;
 use crate::engine::{BaseEnd, BaseEvent, BaseStream};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::time::{Clock as _, SystemClock};
 use definitions::{Definitions, Table, TableKind};
 use rows::Sink;
@@ -56,6 +57,9 @@ const WAITING: usize = 4;
 
 /// How often the connection that keeps DDL waiting is looked at, and kept from falling silent.
 const LOOK_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How long DDL is given to end that held a table which we need.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// The number of files that no worker writes.
 const OTHERS: u32 = WORKERS;
@@ -77,8 +81,7 @@ pub(super) async fn begin(origin: Origin) -> Result<Box<dyn BaseStream>> {
     for _ in 0..WORKERS {
         workers.push(lock::connect(&origin.info, facts).await?);
     }
-    lock::block_ddl(&mut lock, facts.flavor).await?;
-    let definitions = Definitions::read(&mut lock, facts.flavor, facts.version_number).await?;
+    let definitions = definitions(&mut lock, facts).await?;
     let numbers = match facts.flavor {
         Flavor::MariaDb => Some(lock::Numbers::read(&mut lock).await?),
         Flavor::MySql => None,
@@ -94,6 +97,26 @@ pub(super) async fn begin(origin: Origin) -> Result<Box<dyn BaseStream>> {
         }
     });
     Ok(Box::new(Stream { events: receiver }))
+}
+
+/// Lets DDL wait, and reads what there is.
+///
+/// MariaDB's DDL may wait for us with a table in its hands, and nobody can read that table's
+/// definition meanwhile. So it is let through, and everything is read anew.
+async fn definitions(session: &mut Session, facts: &Facts) -> Result<Definitions> {
+    let mut attempt = 1;
+    loop {
+        lock::block_ddl(session, facts.flavor).await?;
+        match Definitions::read(session, facts.flavor, facts.version_number).await.map_err(lock::held) {
+            Err(error) if error.kind() == Kind::Busy && attempt < lock::ATTEMPTS => {
+                tracing::debug!(attempt, %error, "DDL holds a table: it is let through");
+            }
+            read => return read,
+        }
+        lock::release(session, facts.flavor).await?;
+        tokio::time::sleep(PAUSE).await;
+        attempt += 1;
+    }
 }
 
 /// Tables that are read while everybody waits.
@@ -139,7 +162,7 @@ impl Dump {
         let time = SystemClock.now().saturating_add(facts.clock_ahead_micros);
         accounts(&mut lock, flavor, &definitions.own, &sink).await?;
         for table in definitions.tables.iter().filter(|table| table.kind == TableKind::Locked) {
-            whole_table(&mut lock, flavor, table, None, &sink, OTHERS).await?;
+            whole_table(&mut lock, flavor, table, None, &sink, OTHERS).await.map_err(lock::held)?;
         }
         lock::release(&mut lock, flavor).await?;
 
