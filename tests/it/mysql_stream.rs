@@ -367,3 +367,32 @@ fn a_server_without_a_binlog_and_a_user_without_privileges_are_told_what_lacks()
         nobody.run(["check"]).exit(5).says(&lacking);
     }
 }
+
+/// A server that begins to wait for replicas while pitr is connected has one at once.
+#[test]
+fn semi_synchronous_replication_may_be_switched_on_and_off_meanwhile() {
+    for make in Make::ALL {
+        let scratch = Scratch::new();
+        let role = if make.is_mariadb() { "master" } else { "source" };
+        let mut options = make.semi_sync_source(60_000);
+        options.push(format!("--rpl-semi-sync-{role}-enabled=OFF"));
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let server = MySqlServer::start(&scratch, "source", make, &options);
+        marker_table(&server);
+        let pitr = pitr(&scratch, &server);
+        let mut archiver = pitr.archive_with(&["--no-backup"]);
+        condition("pitr to be a replica", PATIENCE, || (server.semi_sync_clients() == 1).then_some(()));
+        for _ in 0..3 {
+            mark(&server);
+            server.sql(&format!("set global rpl_semi_sync_{role}_enabled = on"));
+            mark(&server);
+            mark(&server);
+            assert!(server.semi_sync_is_on(), "{make:?}: the server gave up waiting");
+            assert_eq!(server.status(&format!("Rpl_semi_sync_{role}_no_tx")), "0", "{make:?}");
+            server.sql(&format!("set global rpl_semi_sync_{role}_enabled = off"));
+        }
+        archiver.assert_running();
+        archiver.stop();
+        assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
+    }
+}

@@ -35,7 +35,7 @@ pub struct Facts {
     pub logs: Vec<(String, u64)>,
     /// Whether it is itself a replica, as far as we may know.
     pub is_replica: bool,
-    /// Whether it waits for semi-synchronous replicas.
+    /// Whether it can wait for semi-synchronous replicas.
     pub semi_sync: bool,
     /// By how much its clock is ahead of ours.
     pub clock_ahead_micros: i64,
@@ -71,9 +71,10 @@ impl Facts {
                 (server, GtidSet::parse_mariadb(&state)?, true)
             }
         };
-        let enabled = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
-                       ('rpl_semi_sync_master_enabled', 'rpl_semi_sync_source_enabled') AND Value = 'ON'";
-        let semi_sync = !rows(connection, enabled).await?.is_empty();
+        // Whatever its value: it may be switched on while we are there.
+        let knows = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
+                     ('rpl_semi_sync_master_enabled', 'rpl_semi_sync_source_enabled')";
+        let semi_sync = !rows(connection, knows).await?.is_empty();
         let status = match flavor {
             Flavor::MySql if version_number >= (8, 0, 22) => "SHOW REPLICA STATUS",
             Flavor::MySql => "SHOW SLAVE STATUS",
