@@ -50,7 +50,8 @@ const AT_ONCE: usize = 16;
 /// How many bytes at the end of a segment nearly always hold its footer.
 const FOOTER_BYTES: u64 = 4096;
 
-/// Times a timeline is read anew when a tail became a segment meanwhile.
+/// Times a timeline is read when something that was listed is gone by the time it is read: a
+/// tail that became a segment, small segments that were joined.
 const TRIES: usize = 8;
 
 /// Makes the scanner that finds the end of a tail.
@@ -168,17 +169,17 @@ struct Names {
 
 impl Loader<'_> {
     async fn timeline(&self, timeline: TimelineId) -> Result<TimelineLog> {
-        for _ in 0..TRIES {
-            if let Some(log) = self.try_timeline(timeline).await? {
-                return Ok(log);
+        for _ in 1..TRIES {
+            match self.try_timeline(timeline).await {
+                Err(error) if error.kind() == Kind::Busy => {}
+                read => return read,
             }
         }
-        Err(Error::failure(format!("the tails of timeline {timeline} went away each time they were read"))
-            .hint("run the command again"))
+        self.try_timeline(timeline).await
     }
 
-    /// Reads a timeline; `None` when a tail that was listed was not there any more.
-    async fn try_timeline(&self, timeline: TimelineId) -> Result<Option<TimelineLog>> {
+    /// Reads a timeline, if nothing that was listed goes away meanwhile.
+    async fn try_timeline(&self, timeline: TimelineId) -> Result<TimelineLog> {
         let mut log = TimelineLog::default();
         // Of a long log both take their time: the names are listed while the indexes are read.
         let run = self.index_run(timeline).await?;
@@ -194,9 +195,7 @@ impl Loader<'_> {
             }
         }
         self.segments(timeline, names.segments, &mut log).await?;
-        if !self.tails(timeline, names.tails, &mut log).await? {
-            return Ok(None);
-        }
+        self.tails(timeline, names.tails, &mut log).await?;
         let mut gaps = stream::iter(names.gaps)
             .map(|(range, epoch)| async move { (range, epoch, self.gap(timeline, range, epoch).await) })
             .buffered(AT_ONCE);
@@ -216,7 +215,7 @@ impl Loader<'_> {
         log.restore_points.sort_by_key(|point| point.end);
         // A tail may hold what small segments held before it.
         log.restore_points.dedup_by(|a, b| a == b);
-        Ok(Some(log))
+        Ok(log)
     }
 
     /// The unbroken run of the widest indexes from the first one on. What comes after a hole
@@ -405,10 +404,13 @@ impl Loader<'_> {
 }
 
 /// Reads an object that was listed a moment ago.
+///
+/// # Errors
+/// [`Kind::Busy`] when it is gone.
 async fn get(store: &dyn Store, name: &str, part: Part) -> Result<bytes::Bytes> {
     store.get(name, part).await?.ok_or_else(|| {
-        Error::failure(format!("{name} went away while the catalog was read"))
-            .hint("did `pitr expire` run at the same time? run the command again")
+        Error::new(Kind::Busy, format!("{name} went away while the catalog was read"))
+            .hint("an archiver or `pitr expire` is at work: run the command again")
     })
 }
 

@@ -52,13 +52,13 @@ fn is_behind_damage(log: &TimelineLog, tail: Offset) -> bool {
 }
 
 impl Loader<'_> {
-    /// Adds what the tails hold to the log; `false` when one of them is not there any more.
+    /// Adds what the tails hold to the log.
     pub(super) async fn tails(
         &self,
         timeline: TimelineId,
         mut tails: Vec<NamedTail>,
         log: &mut TimelineLog,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         tails.sort_unstable();
         // In order, since the record that crosses into a tail begins in the one before.
         for same_start in tails.chunk_by(|a, b| a.start == b.start) {
@@ -69,7 +69,7 @@ impl Loader<'_> {
                 }
                 // A writer opens the next tail only once this one is full and synced.
                 let next = tails.iter().map(|next| next.start).find(|start| *start > tail.start);
-                let Some(summary) = self.scan(timeline, tail, next, log).await? else { return Ok(false) };
+                let summary = self.scan(timeline, tail, next, log).await?;
                 log.confirmed = log.confirmed.max(summary.confirmed);
                 if best
                     .as_ref()
@@ -82,12 +82,11 @@ impl Loader<'_> {
             // Where a closed segment goes on, it holds the rest.
             let goes_on = log.segments.iter().find(|s| s.range.start > tail.start && s.range.end > summary.range.end);
             if let Some(next) = goes_on.map(|s| s.range.start).filter(|start| *start < summary.range.end) {
-                let Some(clipped) = self.scan(timeline, tail, Some(next), log).await? else { return Ok(false) };
-                summary = clipped;
+                summary = self.scan(timeline, tail, Some(next), log).await?;
             }
             self.add_tail(timeline, summary, tail.epoch, log)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Puts a tail in its place, instead of closed segments that hold less of the same.
@@ -115,28 +114,27 @@ impl Loader<'_> {
     }
 
     /// What the tail holds: up to its last whole record or, if `next` is where the log is
-    /// known to go on, up to there. `None` when the tail is not there any more.
+    /// known to go on, up to there.
     async fn scan(
         &self,
         timeline: TimelineId,
         tail: NamedTail,
         next: Option<Offset>,
         log: &mut TimelineLog,
-    ) -> Result<Option<Summary>> {
+    ) -> Result<Summary> {
         let most = next.map_or(u64::MAX, |next| next.since(tail.start));
-        let Some((mut summary, trailer)) = self.scan_bytes(timeline, tail, most, log).await? else { return Ok(None) };
+        let (mut summary, trailer) = self.scan_bytes(timeline, tail, most, log).await?;
         if let Some((_, before)) = trailer
             && summary.boundary.since(tail.start) > before
         {
             // What a log switch left unused may be anything, even our own trailer; but
             // behind that there is no log yet.
-            let Some((shorter, _)) = self.scan_bytes(timeline, tail, before, log).await? else { return Ok(None) };
-            summary = shorter;
+            (summary, _) = self.scan_bytes(timeline, tail, before, log).await?;
             summary.range.end = summary.boundary.max(tail.start);
         }
         let trailer = trailer.filter(|(trailer, _)| trailer.boundary <= summary.boundary);
         summary.confirmed = trailer.map(|(trailer, _)| trailer.confirmed);
-        Ok(Some(summary))
+        Ok(summary)
     }
 
     /// What the first `most` bytes of the tail hold, up to the last whole record or, if
@@ -148,7 +146,7 @@ impl Loader<'_> {
         tail: NamedTail,
         most: u64,
         log: &mut TimelineLog,
-    ) -> Result<Option<(Summary, Option<(Trailer, u64)>)>> {
+    ) -> Result<(Summary, Option<(Trailer, u64)>)> {
         let mut scanner = self.primed(timeline, tail.start, log).await?;
         let mut summary = Summary::empty(tail.start, scanner.boundary());
         let name = self.layout.name(&tail.info().object(timeline));
@@ -157,9 +155,7 @@ impl Loader<'_> {
         let mut sound = true;
         let mut finder = Finder::default();
         loop {
-            let Some(piece) = self.store.get(&name, Part::Range { start: at, len: PIECE }).await? else {
-                return Ok(None);
-            };
+            let piece = self.get(&name, Part::Range { start: at, len: PIECE }).await?;
             if piece.is_empty() {
                 break;
             }
@@ -184,7 +180,7 @@ impl Loader<'_> {
         } else {
             summary.boundary.max(tail.start)
         };
-        Ok(Some((summary, finder.trailer(tail.start))))
+        Ok((summary, finder.trailer(tail.start)))
     }
 
     /// A scanner that has read what lies before a tail, as far as needed. A segment that proves
@@ -247,14 +243,13 @@ impl Loader<'_> {
     ) -> Result<()> {
         let name = self.layout.name(&info.object(timeline));
         let mut ignored: Vec<Mark> = Vec::new();
-        let missing = || Error::failure(format!("{name} went away while it was read")).hint("run the command again");
         if info.holder == Holder::Tail {
             let range = OffsetRange::new(scanner.offset(), until.min(info.range.end));
             let part = Part::Range { start: range.start.since(info.range.start), len: range.len() };
-            let bytes = self.store.get(&name, part).await?.ok_or_else(missing)?;
+            let bytes = self.get(&name, part).await?;
             return scanner.feed(&bytes, &mut ignored);
         }
-        let object = self.store.get(&name, Part::All).await?.ok_or_else(missing)?;
+        let object = self.get(&name, Part::All).await?;
         let expected =
             Expected { cluster: self.layout.cluster().clone(), timeline, range: info.range, epoch: info.epoch };
         let mut at = info.range.start;

@@ -419,7 +419,7 @@ async fn a_damaged_index_and_base_are_set_aside() {
     assert_eq!(catalog.damaged().count(), 2);
 }
 
-/// Between listing and reading, the tail `gone` becomes a segment.
+/// Between listing and reading, what is `gone` becomes a segment.
 struct Sealing {
     inner: MemoryStore,
     gone: String,
@@ -475,6 +475,19 @@ async fn a_tail_that_becomes_a_segment_while_it_is_read_is_still_there() {
     let log = archive.log().await;
     assert_eq!(ranges(&log), [(64, 84, 1)]);
     assert_eq!(log.segments[0].holder, Holder::Segment(Codec::Lz4));
+}
+
+#[tokio::test]
+async fn small_segments_that_are_joined_while_they_are_read_are_still_there() {
+    let (first, second) = (log(&[(10, 1)]), log(&[(10, 2)]));
+    let other = Archive::new(MemoryStore::new()).await;
+    let gone = other.segment(64, &first, 74, 1).await;
+    let name = other.segment(64, &[&first[..], &second].concat(), 84, 1).await;
+    let body = other.0.get(&name, Part::All).await.unwrap().unwrap();
+    let archive = Archive::new(Sealing { inner: MemoryStore::new(), gone, sealed: (name, body) }).await;
+    archive.segment(64, &first, 74, 1).await;
+    archive.segment(74, &second, 84, 1).await;
+    assert_eq!(ranges(&archive.log().await), [(64, 84, 1)]);
 }
 
 #[tokio::test]
