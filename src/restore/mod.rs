@@ -21,6 +21,7 @@ use crate::plan::Plan;
 
 mod apart;
 pub mod archived;
+mod claim;
 pub mod file;
 pub mod files;
 pub mod log;
@@ -30,6 +31,7 @@ pub mod temporary;
 #[cfg(test)]
 mod tests;
 
+use claim::Claim;
 use files::LayOut;
 use log::PlannedSource;
 
@@ -138,10 +140,8 @@ pub async fn restore(
     if request.delta && present {
         recovery.check_overwritable(&request.to, &archive.identity)?;
     }
-    if partial.exists() && scratch.exists() {
-        recovery.stop_orphans(&partial)?;
-    }
-    prepare(request, present, &partial, &scratch, &base.manifest, &options)?;
+    let stop_orphans = |dir: &Path| recovery.stop_orphans(dir);
+    let _claim = prepare(request, present, (&partial, &scratch), &base.manifest, &options, &stop_orphans)?;
 
     let begun = Instant::now();
     let total = base.manifest.bytes;
@@ -235,15 +235,15 @@ fn beside(dir: &Path, ending: &str) -> Result<PathBuf> {
     Ok(dir.with_file_name(name))
 }
 
-/// Makes `DIR.partial` ready to be written to, or refuses before anything is touched.
+/// Makes `DIR.partial` ready to be written to, by us alone, or refuses before anything is touched.
 fn prepare(
     request: &Request,
     present: bool,
-    partial: &Path,
-    scratch: &Path,
+    (partial, scratch): (&Path, &Path),
     base: &Manifest,
     options: &LayOut,
-) -> Result<()> {
+    stop_orphans: &dyn Fn(&Path) -> Result<()>,
+) -> Result<Claim> {
     let to = &request.to;
     if present && !request.delta {
         return Err(Error::config(format!("{} is not empty", to.display()))
@@ -253,26 +253,33 @@ fn prepare(
         check_not_running(to)?;
         files::check(base, to, options)?;
     }
+    if partial.exists() && !scratch.exists() {
+        return Err(Error::config(format!("{} exists, and no restore of pitr's left it there", partial.display()))
+            .hint("remove it, or give --to another directory"));
+    }
+    let claim = Claim::take(scratch)?;
     if partial.exists() {
-        if !scratch.exists() {
-            return Err(Error::config(format!("{} exists, and no restore of pitr's left it there", partial.display()))
-                .hint("remove it, or give --to another directory"));
-        }
+        stop_orphans(partial)?;
         stop_orphan(partial)?;
         if present || !request.delta {
             tracing::info!("removing what an interrupted restore left in {}", partial.display());
             fs::remove_dir_all(partial).map_err(|e| Error::io("remove", partial, e))?;
         }
     }
-    if scratch.exists() {
-        fs::remove_dir_all(scratch).map_err(|e| Error::io("remove", scratch, e))?;
-    }
-    fs::create_dir_all(scratch)
-        .map_err(|e| Error::config(format!("cannot create {}", scratch.display())).because(e))?;
+    empty(scratch).map_err(|e| Error::io("empty", scratch, e))?;
     if present {
         fs::rename(to, partial).map_err(|e| Error::io("rename", to, e))?;
     } else if !request.delta {
         check_room(scratch, base.bytes)?;
+    }
+    Ok(claim)
+}
+
+/// Removes what is in a directory.
+fn empty(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
     }
     Ok(())
 }

@@ -63,7 +63,7 @@ fn ready(to: &Path, delta: bool, tablespace: Option<&Path>, bytes: u64) -> Resul
     let options = LayOut { jobs: 1, delta, tablespace_map: Vec::new(), owner: None };
     let present = !files::is_vacant(to).unwrap();
     let (partial, scratch) = (beside(to, ".partial").unwrap(), beside(to, ".partial.run").unwrap());
-    prepare(&request, present, &partial, &scratch, &base, &options)
+    prepare(&request, present, (&partial, &scratch), &base, &options, &|_| Ok(())).map(drop)
 }
 
 /// A scratch directory with files in it, and the path of `data`.
@@ -99,6 +99,22 @@ fn what_stands_in_the_way_is_refused_and_left_alone() {
     let files = ["data/x", "data.partial/x"];
     let (scratch, data) = holding(&files);
     assert_refused(scratch.path(), &files, ready(&data, true, None, 0));
+}
+
+#[test]
+fn what_another_restore_works_at_is_left_alone() {
+    let files = ["data.partial/x", "data.partial.run/x"];
+    let (scratch, data) = holding(&files);
+    let claim = Claim::take(&scratch.path().join("data.partial.run")).unwrap();
+    for delta in [false, true] {
+        let error = ready(&data, delta, None, 0).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Busy);
+        for file in &files {
+            assert!(scratch.path().join(file).exists(), "{file} was touched");
+        }
+    }
+    drop(claim);
+    ready(&data, false, None, 0).unwrap();
 }
 
 #[test]

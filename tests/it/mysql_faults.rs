@@ -121,6 +121,22 @@ fn assert_exact(restored: &MySqlServer, source: &MySqlServer) {
 }
 
 #[test]
+fn a_second_restore_into_the_same_directory_leaves_the_first_alone() {
+    for make in MAKES {
+        let scratch = Scratch::new();
+        let (server, place) = archived(&scratch, make);
+        let mut restore = Restore::start(&scratch, &place, "restored");
+        restore.wait_until_it_replays();
+        let mut second = place.command(&restore.to, &["--target", "latest"]);
+        let second = second.output().unwrap();
+        assert_eq!(second.status.code(), Some(5), "{second:?}");
+        assert!(String::from_utf8_lossy(&second.stderr).contains("another restore is under way"), "{second:?}");
+        restore.wait().success();
+        assert_exact(&place.open("restored", restore.to.clone()), &server);
+    }
+}
+
+#[test]
 fn the_server_of_a_killed_restore_is_stopped_by_the_next_one() {
     for make in MAKES {
         let scratch = Scratch::new();

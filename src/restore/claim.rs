@@ -1,0 +1,48 @@
+//! One restore at a time into one directory: who comes second while the first is at work must
+//! not take it for one that was interrupted, whose server is stopped and whose files go.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, Result};
+
+/// The right to restore into a directory, until it is dropped or its process ends.
+#[derive(Debug)]
+pub(super) struct Claim {
+    _locked: File,
+}
+
+impl Claim {
+    /// Takes it, for the directory of which `scratch` is the scratch directory, which is made
+    /// where it is missing.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] when another restore has it.
+    pub(super) fn take(scratch: &Path) -> Result<Self> {
+        loop {
+            fs::create_dir_all(scratch)
+                .map_err(|e| Error::config(format!("cannot create {}", scratch.display())).because(e))?;
+            let dir = match File::open(scratch) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                opened => opened.map_err(|e| Error::io("open", scratch, e))?,
+            };
+            if flock(&dir, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+                return Err(Error::new(
+                    Kind::Busy,
+                    format!("another restore is under way: it works in {}", scratch.display()),
+                )
+                .hint("let it end, or give --to another directory"));
+            }
+            // Any other error: a file system without locks.
+            let own = dir.metadata().map_err(|e| Error::io("look at", scratch, e))?;
+            // Whoever had it may have removed the directory at its end.
+            if fs::metadata(scratch).is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
+                return Ok(Self { _locked: dir });
+            }
+        }
+    }
+}
