@@ -165,7 +165,7 @@ async fn demo(root: &Root, args: &Args, story: &Story) -> Result<()> {
     let engine = engine.as_ref();
     let catalog = archive.catalog(engine).await?;
     let target = Target { point: Point::Time(before.now), inclusive: true, timeline: None };
-    let plan = resolve(&archive, engine, &catalog, &target, SystemClock.now()).await?;
+    let plan = resolve(&archive, engine, &catalog, &target, &[], SystemClock.now()).await?;
     let request = Request {
         to: to.clone(),
         jobs: 2,

@@ -150,11 +150,14 @@ impl TargetArgs {
 pub(super) struct Args {
     #[command(flatten)]
     target: TargetArgs,
+    /// Without the transaction with this GTID (may be repeated)
+    #[arg(long, value_name = "GTID")]
+    exclude_gtid: Vec<String>,
 }
 
 /// Prints the plan.
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
-    let planned = Planned::make(settings, &args.target).await?;
+    let planned = Planned::make(settings, &args.target, &args.exclude_gtid).await?;
     if settings.json {
         output::print_json(&planned.document())?;
     } else {
@@ -235,12 +238,12 @@ struct TransactionDocument {
 
 impl Planned {
     /// Reads the archive and plans.
-    pub(super) async fn make(settings: &Settings, args: &TargetArgs) -> Result<Self> {
+    pub(super) async fn make(settings: &Settings, args: &TargetArgs, exclude: &[String]) -> Result<Self> {
         let target = args.target()?;
         let opened = Opened::open(settings).await?;
         let catalog = opened.catalog().await?;
         let now = SystemClock.now();
-        let plan = resolve(&opened.archive, opened.engine.as_ref(), &catalog, &target, now).await?;
+        let plan = resolve(&opened.archive, opened.engine.as_ref(), &catalog, &target, exclude, now).await?;
         let places = Places::of(&plan, &opened, &catalog).await;
         Ok(Self { opened, catalog, target, plan, places })
     }

@@ -110,7 +110,9 @@ impl Observer for Bars {
 
 /// Plans, prints the plan, and carries it out.
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
-    let planned = Planned::make(settings, &args.target).await?;
+    // A server that runs goes on from where it stands, whatever the bases hold.
+    let exclude = if args.to_server.is_some() { &[] } else { args.exclude_gtid.as_slice() };
+    let planned = Planned::make(settings, &args.target, exclude).await?;
     if !settings.json {
         output::print(&planned.text())?;
     }

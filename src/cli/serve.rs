@@ -44,7 +44,7 @@ pub(super) struct Args {
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let password = password(args)?;
     let (opened, timeline, cut) = if args.target.is_given() {
-        let planned = Planned::make(settings, &args.target).await?;
+        let planned = Planned::make(settings, &args.target, &[]).await?;
         output::print(&planned.transactions())?;
         (planned.opened, planned.plan.timeline, Some(planned.plan.cut))
     } else {

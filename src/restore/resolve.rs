@@ -4,19 +4,55 @@ use super::position::{self, Found, place_at};
 use crate::catalog::Catalog;
 use crate::catalog::archive::Archive;
 use crate::engine::{Engine, Locator, ScanStart};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::mark::Mark;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::target::{Point, Target};
 use crate::model::time::Timestamp;
 use crate::plan::{Plan, Planner, Read, Refusal, Step};
 
-/// Makes the plan for `target`.
+/// Makes the plan for `target` without the transactions of `exclude`, which must lie between base
+/// and target: the newest base that holds none of them is taken.
 ///
 /// # Errors
-/// [`crate::Kind::NotRecoverable`] with the nearest times that would do;
-/// [`crate::Kind::Corruption`] when a segment the planner needs is damaged.
+/// [`Kind::NotRecoverable`] with the nearest times that would do;
+/// [`Kind::Corruption`] when a segment the planner needs is damaged.
 pub async fn resolve(
+    archive: &Archive,
+    engine: &dyn Engine,
+    catalog: &Catalog,
+    target: &Target,
+    exclude: &[String],
+    now: Timestamp,
+) -> Result<Plan> {
+    let mut cuts = Vec::new();
+    for gtid in exclude {
+        let point = Point::Native { term: "gtid", value: gtid.clone() };
+        let before = Target { point, inclusive: false, timeline: target.timeline };
+        let plan = plan_for(archive, engine, catalog, &before, now).await;
+        cuts.push((plan.map_err(|e| e.context(format!("{gtid} cannot be left out")))?.cut, gtid));
+    }
+    let Some((first, gtid)) = cuts.iter().min() else {
+        return plan_for(archive, engine, catalog, target, now).await;
+    };
+    let mut without = catalog.clone();
+    without.bases.retain(|base| base.end <= *first);
+    let plan = plan_for(archive, engine, &without, target, now).await;
+    let mut plan = plan.map_err(|e| e.context(format!("from a base without {gtid}, which is to be left out")))?;
+    if let Some((_, gtid)) = cuts.iter().find(|(cut, _)| *cut >= plan.cut) {
+        return Err(Error::new(
+            Kind::NotRecoverable,
+            format!("{gtid}, which is to be left out, lies behind the target"),
+        )
+        .hint("it is not in the restored database anyway: leave --exclude-gtid out, or name a later target"));
+    }
+    if catalog.bases.iter().any(|base| *first < base.end && base.end <= plan.cut) {
+        plan.notes.push(format!("newer base backups hold {gtid}, which is to be left out"));
+    }
+    Ok(plan)
+}
+
+async fn plan_for(
     archive: &Archive,
     engine: &dyn Engine,
     catalog: &Catalog,

@@ -175,6 +175,38 @@ fn the_cut_is_exact_for_many_moments_and_names() {
     }
 }
 
+/// Found out days later, when every newer base holds it.
+#[test]
+fn what_is_left_out_may_lie_before_the_newest_bases() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = start(&scratch, make, NONE);
+        let place = Place::new(&scratch, &server);
+        let catch_up = || place.pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
+        place.pitr.ok(["archive", "--exit-when-caught-up"]);
+        let oldest = place.pitr.json(&["list"])["bases"][0]["id"].as_str().expect("a base").to_owned();
+        let (_, bad) = (mark(&server), mark(&server));
+        let gtid = server.transactions().pop().unwrap().gtid;
+        mark(&server);
+        catch_up();
+        place.pitr.ok(["backup"]);
+        mark(&server);
+        catch_up();
+        let exclude = ["--target", "latest", "--exclude-gtid", &gtid];
+        place.pitr.ok(["plan"].iter().chain(&exclude)).says(&[&oldest, "newer base backups hold"]);
+        let to = scratch.join("restored");
+        place.restore(&to, &exclude).success();
+        let mut kept = marker_ids(&server);
+        kept.remove(&bad);
+        assert_eq!(marker_ids(&place.open("restored", to)), kept, "{make:?}");
+
+        let to = scratch.join("refused");
+        let behind = ["--target-gtid", &gtid, "--exclusive", "--exclude-gtid", &gtid];
+        place.restore(&to, &behind).exit(14).says(&[&gtid, "behind the target"]);
+        assert!(!to.exists());
+    }
+}
+
 /// RFC 3339 with microseconds.
 fn jiff(micros: u64) -> String {
     let seconds = i64::try_from(micros / 1_000_000).unwrap();
