@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::connect::version_number;
 use super::conninfo::{ConnInfo, Endpoint, process_environment};
@@ -11,7 +10,7 @@ use super::feed::Feed;
 use super::flavor::Flavor;
 use super::gtid::{Gtid, GtidSet};
 use super::place::Place;
-use super::recover::replica::Replica;
+use super::recover::replica::{Replica, watch};
 use super::recover::settings::{Whence, quoted};
 use super::serve::{Server, Settings};
 use super::source::random_uuid;
@@ -19,10 +18,8 @@ use super::sql::Session;
 use crate::engine::{LiveJob, LogSource, ReplayProgress, ServeJob, Serving};
 use crate::error::{Error, Result};
 use crate::model::cluster::Identity;
+use crate::model::offset::OffsetRange;
 use crate::model::time::SystemClock;
-
-/// How often the replay is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Serves the log.
 pub(super) async fn serve(job: &ServeJob, log: Arc<dyn LogSource>) -> Result<Box<dyn Serving>> {
@@ -158,22 +155,7 @@ async fn follow(
 ) -> Result<()> {
     tracing::info!(from = %executed, address = %source.address(), "the server replays");
     replica.follow(source.address(), account, &Whence::Executed).await?;
-    loop {
-        if let Some(error) = feed.failure() {
-            return Err(error);
-        }
-        // What the server says of our refusal says less than the refusal.
-        let state = replica.replayed().await.map_err(|error| feed.failure().unwrap_or(error))?;
-        progress(feed.offset_of(&state.file, state.position).unwrap_or(job.start).clamp(job.start, job.cut));
-        if let Some(all) = feed.all()
-            && state.gtids.covers(&all)
-        {
-            feed.check()?;
-            progress(job.cut);
-            return Ok(());
-        }
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
+    watch(replica, feed, OffsetRange::new(job.start, job.cut), progress).await
 }
 
 /// The address of this machine from which the server is reached.

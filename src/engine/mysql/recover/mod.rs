@@ -13,7 +13,6 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -28,6 +27,7 @@ use crate::engine::os_user::OsUser;
 use crate::engine::{LogSource, Recovery, RecoveryJob, ReplayProgress, Running};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::Identity;
+use crate::model::offset::OffsetRange;
 use crate::model::time::SystemClock;
 
 mod base;
@@ -41,9 +41,6 @@ pub mod settings;
 use programs::Programs;
 use server::PrivateServer;
 use settings::{Machine, Whence};
-
-/// How often the replay is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the server may be left with of a base backup's own files.
 const TOOLS_FILES: [&str; 12] = [
@@ -143,22 +140,7 @@ impl Recovery for MySqlRecovery {
             _ => Whence::Executed,
         };
         server.follow(&source, &account, &executed, &whence).await?;
-        loop {
-            if let Some(error) = feed.failure() {
-                return Err(error);
-            }
-            // What the server says of our refusal says less than the refusal.
-            let state = server.replayed().await.map_err(|error| feed.failure().unwrap_or(error))?;
-            progress(feed.offset_of(&state.file, state.position).unwrap_or(job.start).clamp(job.start, job.cut));
-            if let Some(all) = feed.all()
-                && state.gtids.covers(&all)
-            {
-                break;
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-        feed.check()?;
-        progress(job.cut);
+        replica::watch(&mut server, &feed, OffsetRange::new(job.start, job.cut), progress).await?;
         server.finish().await?;
         drop(source);
         tidy(&job.dir, flavor)?;

@@ -1,16 +1,60 @@
 //! A server as a replica of ours: made one, watched, and made none again.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mysql_async::{Row, Value};
 use secrecy::ExposeSecret as _;
 
 use super::settings::{self, Whence};
+use crate::engine::ReplayProgress;
+use crate::engine::mysql::feed::Feed;
 use crate::engine::mysql::flavor::Flavor;
 use crate::engine::mysql::gtid::GtidSet;
 use crate::engine::mysql::serve::Settings;
 use crate::engine::mysql::sql::Session;
 use crate::error::{Error, Kind, Result};
+use crate::model::offset::OffsetRange;
+
+/// How often a replay, or a server that starts, is looked at.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Something that replays, and says how far it is.
+pub(in crate::engine::mysql) trait Replays {
+    /// How far the replay is.
+    ///
+    /// # Errors
+    /// With the server's own words when replication has stopped.
+    fn replayed(&mut self) -> impl Future<Output = Result<Replayed>> + Send;
+}
+
+/// Watches the replay of a feed's log until all of it is applied.
+///
+/// # Errors
+/// What the feed refused, or what stopped the replay.
+pub(in crate::engine::mysql) async fn watch(
+    replica: &mut impl Replays,
+    feed: &Feed,
+    log: OffsetRange,
+    progress: ReplayProgress<'_>,
+) -> Result<()> {
+    loop {
+        if let Some(error) = feed.failure() {
+            return Err(error);
+        }
+        // What the server says of our refusal says less than the refusal.
+        let state = replica.replayed().await.map_err(|error| feed.failure().unwrap_or(error))?;
+        progress(feed.offset_of(&state.file, state.position).unwrap_or(log.start).clamp(log.start, log.end));
+        if let Some(all) = feed.all()
+            && state.gtids.covers(&all)
+        {
+            feed.check()?;
+            progress(log.end);
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
 
 /// How far a replay is.
 pub(in crate::engine::mysql) struct Replayed {
@@ -79,11 +123,17 @@ impl Replica {
         Ok(())
     }
 
-    /// How far the replay is.
-    ///
-    /// # Errors
-    /// With the server's own words when replication has stopped.
-    pub(in crate::engine::mysql) async fn replayed(&mut self) -> Result<Replayed> {
+    /// Ends the replay, and the server's being a replica.
+    pub(in crate::engine::mysql) async fn end(&mut self) -> Result<()> {
+        for statement in settings::end(self.flavor, self.version) {
+            self.session.execute(&statement).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Replays for Replica {
+    async fn replayed(&mut self) -> Result<Replayed> {
         let sources = self.sources().await?;
         let status = sources.first();
         let value = |names: [&str; 2]| {
@@ -100,14 +150,6 @@ impl Replica {
         let position = value(["Exec_Master_Log_Pos", "Exec_Source_Log_Pos"]).parse().unwrap_or(0);
         let gtids = self.executed().await?;
         Ok(Replayed { gtids, file, position })
-    }
-
-    /// Ends the replay, and the server's being a replica.
-    pub(in crate::engine::mysql) async fn end(&mut self) -> Result<()> {
-        for statement in settings::end(self.flavor, self.version) {
-            self.session.execute(&statement).await?;
-        }
-        Ok(())
     }
 }
 

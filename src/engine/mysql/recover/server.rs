@@ -8,10 +8,10 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::process::Child;
 
+use super::Base;
 use super::programs::Programs;
-use super::replica::{Replayed, Replica};
+use super::replica::{LOOK_INTERVAL, Replayed, Replays, Replica};
 use super::settings::{self, Machine, Whence};
-use super::{Base, LOOK_INTERVAL};
 use crate::engine::mysql::binlog::fold::Tables;
 use crate::engine::mysql::conninfo::{ConnInfo, Endpoint, Tls};
 use crate::engine::mysql::flavor::Flavor;
@@ -183,19 +183,6 @@ impl PrivateServer {
         self.answered(follows).await
     }
 
-    /// How far the replay is.
-    ///
-    /// # Errors
-    /// With the server's own words when it or replication has stopped.
-    pub(super) async fn replayed(&mut self) -> Result<Replayed> {
-        if let Ok(Some(status)) = self.child.try_wait() {
-            return Err(self.gave_up(&format!("ended with {status}")));
-        }
-        let hint = format!("its whole log is in {}", self.log.display());
-        let replayed = self.replica()?.replayed().await;
-        self.answered(replayed).await.map_err(|error| error.hint(hint))
-    }
-
     /// The events that are off because they came from another server.
     async fn events_off(&mut self) -> Result<Vec<String>> {
         let ask = "SELECT CONCAT(EVENT_SCHEMA, '.', EVENT_NAME) FROM information_schema.EVENTS \
@@ -255,6 +242,17 @@ impl PrivateServer {
         let said = if said.is_empty() { text.lines().last().unwrap_or_default().to_owned() } else { said };
         Error::new(Kind::Failure, format!("the private server {what}:\n    {said}"))
             .hint(format!("its whole log is in {}", self.log.display()))
+    }
+}
+
+impl Replays for PrivateServer {
+    async fn replayed(&mut self) -> Result<Replayed> {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return Err(self.gave_up(&format!("ended with {status}")));
+        }
+        let hint = format!("its whole log is in {}", self.log.display());
+        let replayed = self.replica()?.replayed().await;
+        self.answered(replayed).await.map_err(|error| error.hint(hint))
     }
 }
 
