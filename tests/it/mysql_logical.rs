@@ -115,6 +115,7 @@ fn a_table_that_ddl_changes_meanwhile_is_refused_or_what_it_was() {
         let server = MySqlServer::start(&scratch, "source", make, NONE);
         server.sql(
             "create table test.altered (id int primary key auto_increment, v int);
+             create trigger test.before_altered before insert on test.altered for each row set new.v = 1;
              create table test.emptied like test.altered; create table test.anew like test.altered;
              create table test.one like test.altered; insert into test.one (v) values (1);
              create table test.other like test.altered; insert into test.other (v) values (2), (3)",
@@ -145,14 +146,21 @@ fn a_table_that_ddl_changes_meanwhile_is_refused_or_what_it_was() {
             true
         };
         let taken = (0..6).filter(|_| is_taken()).count();
-        // With larger ones to be read before them, the tables do not stay what they were.
-        for nth in 0..4 {
-            server.sql(&format!("create table test.large_{nth} as select seq, md5(seq) from test.seq_1_to_100000"));
-        }
-        assert!((0..10).any(|_| !is_taken()), "{make:?}: no base met a table that had changed");
         ddl.stop(&server);
         if taken == 0 {
             pitr.ok(["backup", "--method", "logical"]);
+        }
+        // With larger ones to be read before them, tables do not stay what they were.
+        for nth in 0..4 {
+            server.sql(&format!("create table test.large_{nth} as select seq, md5(seq) from test.seq_1_to_100000"));
+        }
+        for one_kind in [
+            "rename table test.one to test.aside, test.other to test.one, test.aside to test.other;\n",
+            "alter table test.altered add column late int; do sleep(0.02); alter table test.altered drop column late;\n",
+        ] {
+            let ddl = Load::repeating(&server, 1, 20, one_kind);
+            assert!((0..20).any(|_| !is_taken()), "{make:?}: no base met a table that had changed: {one_kind}");
+            ddl.stop(&server);
         }
         archiver.assert_running();
         archiver.stop();
