@@ -50,8 +50,8 @@ const AT_ONCE: usize = 16;
 /// How many bytes at the end of a segment nearly always hold its footer.
 const FOOTER_BYTES: u64 = 4096;
 
-/// Times a timeline is read when something that was listed is gone by the time it is read: a
-/// tail that became a segment, small segments that were joined.
+/// Times a timeline is read when something that was listed is gone by the time it is read, as a
+/// tail that became a segment.
 const TRIES: usize = 8;
 
 /// Makes the scanner that finds the end of a tail.
@@ -171,7 +171,7 @@ impl Loader<'_> {
     async fn timeline(&self, timeline: TimelineId) -> Result<TimelineLog> {
         for _ in 1..TRIES {
             match self.try_timeline(timeline).await {
-                Err(error) if error.kind() == Kind::Busy => {}
+                Err(error) if std::error::Error::source(&error).is_some_and(|source| source.is::<WentAway>()) => {}
                 read => return read,
             }
         }
@@ -403,14 +403,20 @@ impl Loader<'_> {
     }
 }
 
+/// Why something cannot be read: it is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("it was there a moment ago")]
+struct WentAway;
+
 /// Reads an object that was listed a moment ago.
 ///
 /// # Errors
-/// [`Kind::Busy`] when it is gone.
+/// Because of [`WentAway`] when it is gone.
 async fn get(store: &dyn Store, name: &str, part: Part) -> Result<bytes::Bytes> {
     store.get(name, part).await?.ok_or_else(|| {
-        Error::new(Kind::Busy, format!("{name} went away while the catalog was read"))
-            .hint("an archiver or `pitr expire` is at work: run the command again")
+        Error::failure(format!("{name} went away while the catalog was read"))
+            .because(WentAway)
+            .hint("an archiver is at work: run the command again")
     })
 }
 

@@ -30,14 +30,21 @@ impl Claim {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 opened => opened.map_err(|e| Error::io("open", scratch, e))?,
             };
-            if flock(&dir, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
-                return Err(Error::new(
-                    Kind::Busy,
-                    format!("another restore is under way: it works in {}", scratch.display()),
-                )
-                .hint("let it end, or give --to another directory"));
+            match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(Error::new(
+                        Kind::Busy,
+                        format!("another restore is under way: it works in {}", scratch.display()),
+                    )
+                    .hint("let it end, or give --to another directory"));
+                }
+                // A file system without locks.
+                Err(error) => tracing::warn!(
+                    dir = %scratch.display(), %error,
+                    "cannot be locked: nothing would stop another restore into the same directory"
+                ),
             }
-            // Any other error: a file system without locks.
             let own = dir.metadata().map_err(|e| Error::io("look at", scratch, e))?;
             // Whoever had it may have removed the directory at its end.
             if fs::metadata(scratch).is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {

@@ -147,7 +147,12 @@ pub async fn restore(
     let total = base.manifest.bytes;
     let progress = |done: u64| observer.files(done, total);
     let store = Arc::clone(&archive.store);
-    let laid = files::lay_out(store, &archive.layout, base, &partial, &options, &progress).await?;
+    let laid = files::lay_out(store, &archive.layout, base, &partial, &options, &progress).await;
+    if laid.is_err() && !partial.exists() {
+        // By it the next restore would know `DIR.partial` for ours.
+        let _ = fs::remove_dir(&scratch);
+    }
+    let laid = laid?;
     outcome.bytes_written = laid.bytes_written;
     outcome.bytes_kept = laid.bytes_kept;
     outcome.phases.push(("files", begun.elapsed()));
@@ -258,6 +263,11 @@ fn prepare(
             .hint("remove it, or give --to another directory"));
     }
     let claim = Claim::take(scratch)?;
+    if !present && !files::is_vacant(to)? {
+        let _ = fs::remove_dir(scratch);
+        return Err(Error::config(format!("another restore has just finished {}", to.display()))
+            .hint("is it what you want? if not, give --to another directory"));
+    }
     if partial.exists() {
         stop_orphans(partial)?;
         stop_orphan(partial)?;

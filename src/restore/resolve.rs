@@ -25,31 +25,39 @@ pub async fn resolve(
     exclude: &[String],
     now: Timestamp,
 ) -> Result<Plan> {
-    let mut cuts = Vec::new();
+    let plan = plan_for(archive, engine, catalog, target, now).await?;
+    if exclude.is_empty() {
+        return Ok(plan);
+    }
+    let mut narrowed = catalog.clone();
+    narrowed.bases.retain(|base| plan.base.end <= base.end);
+    let mut held = Vec::new();
     for gtid in exclude {
         let point = Point::Native { term: "gtid", value: gtid.clone() };
         let before = Target { point, inclusive: false, timeline: target.timeline };
-        let plan = plan_for(archive, engine, catalog, &before, now).await;
-        cuts.push((plan.map_err(|e| e.context(format!("{gtid} cannot be left out")))?.cut, gtid));
+        // Mostly it lies behind that base, where no older log need be read or be sound.
+        let found = match plan_for(archive, engine, &narrowed, &before, now).await {
+            Err(_) => plan_for(archive, engine, catalog, &before, now).await,
+            found => found,
+        };
+        let cut = found.map_err(|e| e.context(format!("{gtid} cannot be left out")))?.cut;
+        if cut >= plan.cut {
+            return Err(Error::new(
+                Kind::NotRecoverable,
+                format!("{gtid}, which is to be left out, lies behind the target"),
+            )
+            .hint("it is not in the restored database anyway: leave --exclude-gtid out, or name a later target"));
+        }
+        if cut < plan.base.end {
+            held.push((cut, gtid));
+        }
     }
-    let Some((first, gtid)) = cuts.iter().min() else {
-        return plan_for(archive, engine, catalog, target, now).await;
-    };
-    let mut without = catalog.clone();
-    without.bases.retain(|base| base.end <= *first);
-    let plan = plan_for(archive, engine, &without, target, now).await;
-    let mut plan = plan.map_err(|e| e.context(format!("from a base without {gtid}, which is to be left out")))?;
-    if let Some((_, gtid)) = cuts.iter().find(|(cut, _)| *cut >= plan.cut) {
-        return Err(Error::new(
-            Kind::NotRecoverable,
-            format!("{gtid}, which is to be left out, lies behind the target"),
-        )
-        .hint("it is not in the restored database anyway: leave --exclude-gtid out, or name a later target"));
-    }
-    if catalog.bases.iter().any(|base| *first < base.end && base.end <= plan.cut) {
-        plan.notes.push(format!("newer base backups hold {gtid}, which is to be left out"));
-    }
-    Ok(plan)
+    let Some((first, gtid)) = held.into_iter().min() else { return Ok(plan) };
+    narrowed.bases = catalog.bases.iter().filter(|base| base.end <= first).cloned().collect();
+    let without = plan_for(archive, engine, &narrowed, target, now).await;
+    let mut without = without.map_err(|e| e.context(format!("from a base without {gtid}, which is to be left out")))?;
+    without.notes.push(format!("base {} is newer, but holds {gtid}, which is to be left out", plan.base.id));
+    Ok(without)
 }
 
 async fn plan_for(

@@ -193,7 +193,7 @@ fn what_is_left_out_may_lie_before_the_newest_bases() {
         mark(&server);
         catch_up();
         let exclude = ["--target", "latest", "--exclude-gtid", &gtid];
-        place.pitr.ok(["plan"].iter().chain(&exclude)).says(&[&oldest, "newer base backups hold"]);
+        place.pitr.ok(["plan"].iter().chain(&exclude)).says(&[&oldest, "is newer, but holds"]);
         let to = scratch.join("restored");
         place.restore(&to, &exclude).success();
         let mut kept = marker_ids(&server);

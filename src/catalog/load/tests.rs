@@ -478,7 +478,7 @@ async fn a_tail_that_becomes_a_segment_while_it_is_read_is_still_there() {
 }
 
 #[tokio::test]
-async fn small_segments_that_are_joined_while_they_are_read_are_still_there() {
+async fn a_segment_that_gives_way_to_a_longer_one_while_it_is_read_is_still_there() {
     let (first, second) = (log(&[(10, 1)]), log(&[(10, 2)]));
     let other = Archive::new(MemoryStore::new()).await;
     let gone = other.segment(64, &first, 74, 1).await;

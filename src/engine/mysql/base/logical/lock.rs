@@ -37,7 +37,7 @@ use super::super::clone::code;
 const WAIT_SECONDS: u32 = 10;
 
 /// How often it is tried.
-pub(super) const ATTEMPTS: u32 = 12;
+const ATTEMPTS: u32 = 12;
 
 /// `ER_LOCK_WAIT_TIMEOUT`
 const TIMED_OUT: u16 = 1205;

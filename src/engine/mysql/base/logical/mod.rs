@@ -58,6 +58,9 @@ const WAITING: usize = 4;
 /// How often the connection that keeps DDL waiting is looked at, and kept from falling silent.
 const LOOK_INTERVAL: Duration = Duration::from_secs(20);
 
+/// How often definitions are read that DDL holds, before the backup is refused.
+const ATTEMPTS: u32 = 8;
+
 /// How long DDL is given to end that held a table which we need.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -102,13 +105,14 @@ pub(super) async fn begin(origin: Origin) -> Result<Box<dyn BaseStream>> {
 /// Lets DDL wait, and reads what there is.
 ///
 /// MariaDB's DDL may wait for us with a table in its hands, and nobody can read that table's
-/// definition meanwhile. So it is let through, and everything is read anew.
+/// definition meanwhile. So it is let through, and everything is read anew. MySQL's has either
+/// ended by then or not begun.
 async fn definitions(session: &mut Session, facts: &Facts) -> Result<Definitions> {
     let mut attempt = 1;
     loop {
         lock::block_ddl(session, facts.flavor).await?;
         match Definitions::read(session, facts.flavor, facts.version_number).await.map_err(lock::held) {
-            Err(error) if error.kind() == Kind::Busy && attempt < lock::ATTEMPTS => {
+            Err(error) if error.kind() == Kind::Busy && facts.flavor == Flavor::MariaDb && attempt < ATTEMPTS => {
                 tracing::debug!(attempt, %error, "DDL holds a table: it is let through");
             }
             read => return read,
