@@ -67,8 +67,6 @@ pub(super) async fn connect(info: &ConnInfo, facts: &Facts) -> Result<Session> {
         "SESSION net_write_timeout=31536000",
         "SESSION wait_timeout=31536000",
         "SESSION sql_quote_show_create=1",
-        // A warning that matters must not be the one too many.
-        "SESSION max_error_count=65535",
         "SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     ];
     match facts.flavor {
@@ -78,7 +76,12 @@ pub(super) async fn connect(info: &ConnInfo, facts: &Facts) -> Result<Session> {
                 settings.push("SESSION show_gipk_in_create_table_and_information_schema=1");
             }
         }
-        Flavor::MariaDb => settings.extend(["SESSION max_statement_time=0", "SESSION idle_transaction_timeout=0"]),
+        Flavor::MariaDb => settings.extend([
+            "SESSION max_statement_time=0",
+            "SESSION idle_transaction_timeout=0",
+            // A warning that matters must not be the one too many. (MySQL wants a privilege for it.)
+            "SESSION max_error_count=65535",
+        ]),
     }
     for setting in settings {
         session.execute(&format!("SET {setting}")).await?;
