@@ -265,9 +265,8 @@ impl Session<'_> {
                         StreamEvent::Ended => return Ok(End::ServerEnded),
                     }
                 }
-                // Nothing more has come, not even while the last of it was taken (hence the look at
-                // the socket): what came is one group, for one sync.
-                () = tokio::task::yield_now(), if self.here.is_unsynced() => match self.here.sync() {
+                // Nothing more has come: what came is one group.
+                () = std::future::ready(()), if self.here.is_unsynced() => match self.here.sync() {
                     Tried::Done => self.acknowledge(progress).await?,
                     Tried::NotHere => {
                         let _ = queue.try_send(Input::Tick);

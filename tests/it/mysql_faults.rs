@@ -311,6 +311,9 @@ fn a_commit_that_returned_is_archived_whoever_is_killed() {
         place.pitr.ok(["archive", "--exit-when-caught-up"]);
         let mut told = BTreeSet::new();
         for round in 0..2 {
+            // The one before has ended, which the server notices later; and while commits wait for
+            // it, with their locks, no other gets in.
+            condition("no replica", PATIENCE, || (server.semi_sync_clients() == 0).then_some(()));
             server.sql(&format!("SET GLOBAL rpl_semi_sync_{role}_enabled = ON"));
             let archiver = place.pitr.archive_with(&["--no-backup"]);
             condition("pitr to acknowledge", PATIENCE, || (server.semi_sync_clients() == 1).then_some(()));
