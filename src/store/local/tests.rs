@@ -195,3 +195,23 @@ async fn a_create_that_fails_leaves_no_file() {
     assert_eq!(error.kind(), Kind::StoreUnreachable);
     assert_eq!(files(dir.path()).len(), 1);
 }
+
+/// A tail that becomes a segment: of the two a list must have one.
+#[test]
+fn what_goes_away_while_it_is_listed_is_in_the_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["a", "b"].map(|name| dir.path().join(name));
+    paths.iter().for_each(|path| fs::write(path, "log").unwrap());
+    let wanted = walk::Wanted { prefix: String::new(), after: None, shallow: true };
+    let mut listed = Vec::new();
+    let walked = walk::walk(dir.path(), &wanted, &mut |info| {
+        for path in &paths {
+            let _ = fs::remove_file(path);
+        }
+        listed.push(info.name);
+        true
+    });
+    walked.unwrap();
+    listed.sort();
+    assert_eq!(listed, ["a", "b"]);
+}
