@@ -71,7 +71,8 @@ pub trait Store: Send + Sync {
     /// Calls `each` for every object whose name begins with `prefix` and comes after
     /// `after` (if given), in no particular order. A prefix that ends with `/` is a
     /// folder; all folders below it are walked, unless `shallow` asks for its own
-    /// objects only. Anything left by an interrupted `create` is not listed.
+    /// objects only. Anything left by an interrupted `create` is not listed. What is deleted
+    /// meanwhile may be listed all the same: whoever reads it finds it gone.
     async fn list(
         &self,
         prefix: &str,

@@ -64,6 +64,14 @@ fn unchecked(server: &MySqlServer) -> String {
     server.sql(&format!("{own}; {counters}"))
 }
 
+/// A server on everything that the source has written.
+fn latest(scratch: &Scratch, pitr: &Pitr<'_>, make: Make) -> MySqlServer {
+    pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
+    let to = scratch.join("restored");
+    restore(pitr, make, &to, &["--target", "latest"]).success();
+    MySqlServer::open(scratch, "restored", make, to, NONE)
+}
+
 #[test]
 fn everything_comes_back_equal_while_others_write() {
     for make in Make::ALL {
@@ -90,11 +98,7 @@ fn everything_comes_back_equal_while_others_write() {
         server.sql("drop view shop.broken; alter table shop.computed add column late int; drop table shop.parts");
         archiver.assert_running();
         archiver.stop();
-        pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
-
-        let to = scratch.join("restored");
-        restore(&pitr, make, &to, &["--target", "latest"]).success();
-        let restored = MySqlServer::open(&scratch, "restored", make, to, NONE);
+        let restored = latest(&scratch, &pitr, make);
         // Before anything touches the MEMORY table, which MySQL then empties in its log.
         let variable = if make.is_mariadb() { "gtid_slave_pos" } else { "gtid_executed" };
         assert_eq!(restored.sql(&format!("select @@global.{variable}")).trim(), server.gtid_position());
@@ -164,11 +168,7 @@ fn a_table_that_ddl_changes_meanwhile_is_refused_or_what_it_was() {
         }
         archiver.assert_running();
         archiver.stop();
-        pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
-
-        let to = scratch.join("restored");
-        restore(&pitr, make, &to, &["--target", "latest"]).success();
-        let restored = MySqlServer::open(&scratch, "restored", make, to, NONE);
+        let restored = latest(&scratch, &pitr, make);
         assert_eq!(restored.checksums(), server.checksums(), "{make:?}");
         assert_eq!(restored.definitions(), server.definitions(), "{make:?}");
     }

@@ -16,10 +16,10 @@
 //!
 //! The files are for the servers' own clients, too, in this order.
 //!
-//! DDL waits while the definitions are read (what already holds a table is let through first), so that they are those of the moment. In MySQL it
-//! waits until the end, in MariaDB only until the snapshots are open; a table that DDL changed
-//! before it was read fails the backup there. What is compared, while the table is held open,
-//! is its definition and the number that InnoDB knows it by.
+//! DDL waits while the definitions are read, so that they are those of the moment; what already
+//! holds a table is let through first. In MySQL it waits until the end, in MariaDB only until the
+//! snapshots are open; a table that DDL changed before it was read fails the backup there. What is
+//! compared, while the table is held open, is its definition and the number that InnoDB knows it by.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
