@@ -370,7 +370,7 @@ fn archived() -> Result<Vec<(String, Vec<u8>)>> {
         let flavor = if name.contains("mariadb") { Flavor::MariaDb } else { Flavor::MySql };
         let gtids = GtidSet::empty(flavor);
         let place = Place { gtids, server: "s".into(), file: "b".into(), position: 4, after: None, holding: 0 };
-        let mut intake = Intake::new(flavor, "s", Offset(1), place, None);
+        let mut intake = Intake::new(flavor, "s", Offset(1), place);
         intake.set_now(Timestamp(1_795_290_883_123_456));
         let (mut unframer, mut input) = (Unframer::new(1), &dump[..]);
         while let Ok(Some(piece)) = unframer.next(&mut input) {

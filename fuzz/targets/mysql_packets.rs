@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
             after: None,
             holding: 0,
         };
-        let mut intake = Intake::new(flavor, "s", Offset(1), place, None);
+        let mut intake = Intake::new(flavor, "s", Offset(1), place);
         let (mut unframer, mut input) = (Unframer::new(1), data);
         while let Ok(Some(piece)) = unframer.next(&mut input) {
             if intake.take(piece).is_err() {

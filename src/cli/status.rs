@@ -89,27 +89,28 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
         let asked = async {
             let mut source = engine.connect(url, &source_options(None)).await?;
             let server = source.identify().await?;
-            let behind = match newest {
+            let archived = match newest {
                 Some((&timeline, log)) if engine.axis() == Axis::Archive => {
-                    match end_of_log(&opened.archive, engine, timeline, log).await? {
-                        Some(end) => source.backlog(&end).await?,
-                        None => None,
-                    }
+                    end_of_log(&opened.archive, engine, timeline, log).await?
                 }
                 _ => None,
             };
-            Ok::<_, Error>((server, behind))
+            let log_end = source.log_end(archived.as_ref()).await?;
+            Ok::<_, Error>((server, log_end))
         };
         match asked.await {
-            Ok((server, behind)) => {
+            Ok((server, log_end)) => {
                 opened.archive.check_identity(&server.identity)?;
                 let archived = end.map_or(crate::model::offset::Offset::ZERO, |segment| segment.boundary);
                 document.source = Some(Source {
                     version: server.version,
                     timeline: if engine.axis() == Axis::Archive { document.timeline } else { Some(server.timeline.0) },
-                    log_end: server.position.unwrap_or_else(|| engine.position(server.log_end)).to_string(),
+                    lag_bytes: log_end
+                        .as_ref()
+                        .and_then(|end| end.behind)
+                        .unwrap_or_else(|| server.log_end.since(archived)),
+                    log_end: log_end.map_or_else(|| engine.position(server.log_end), |end| end.position).to_string(),
                     standby: server.standby,
-                    lag_bytes: behind.unwrap_or_else(|| server.log_end.since(archived)),
                 });
             }
             Err(error) if error.kind() == Kind::Usage => return Err(error),

@@ -287,9 +287,9 @@ pub trait Source: Send {
     /// Ends the stream politely, so that the connection can be used again.
     async fn stop(&mut self) -> Result<()>;
 
-    /// How many bytes of log the server has behind the archive's `end`, where offsets do not
-    /// tell; `None` where it cannot.
-    async fn backlog(&mut self, _end: &Position) -> Result<Option<u64>> {
+    /// Where the server's log ends, where only the archive counts offsets; `None` where
+    /// [`ServerState::log_end`] tells. `archived` is where the archive's log ends.
+    async fn log_end(&mut self, _archived: Option<&Position>) -> Result<Option<LogEnd>> {
         Ok(None)
     }
 
@@ -298,6 +298,15 @@ pub trait Source: Send {
 
     /// Begins a base backup; its entries follow from [`BaseStream::next`].
     async fn base_backup(self: Box<Self>, options: &BaseOptions) -> Result<Box<dyn BaseStream>>;
+}
+
+/// Where a server's log ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// In the server's own words.
+    pub position: Position,
+    /// How many bytes of it are not archived, where that can be told.
+    pub behind: Option<u64>,
 }
 
 /// The server keeps its log for as long as this lives: a connection over which nothing more

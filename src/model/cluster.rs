@@ -94,8 +94,6 @@ pub struct ServerState {
     pub timeline: super::timeline::TimelineId,
     /// The end of its durable log; zero where only the archive counts offsets.
     pub log_end: super::offset::Offset,
-    /// The end of its log in its own words, where the offset does not tell.
-    pub position: Option<super::position::Position>,
     /// Whether it is a standby.
     pub standby: bool,
 }

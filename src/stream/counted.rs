@@ -35,9 +35,9 @@ impl Run<'_> {
         mut source: Box<dyn Source>,
         server: ServerState,
     ) -> Result<Option<Begun>> {
-        let oldest = source.prepare_slot().await?;
         let catalog = self.catalog().await?;
         let Some(timeline) = newest(&catalog) else {
+            let oldest = source.prepare_slot().await?;
             let oldest = oldest.ok_or_else(|| Error::failure("the source does not say where its log begins"))?;
             self.begin_timeline(TimelineId(1), Vec::new(), oldest.position).await?;
             return Ok(None);
@@ -53,7 +53,7 @@ impl Run<'_> {
         match source.stream(&from).await {
             Ok(()) => Ok(Some(Begun { source, server, slot_start: None, history: None, catalog, timeline, ready })),
             Err(error) if error.kind() == Kind::Absent => {
-                let oldest = oldest.map(|oldest| oldest.position);
+                let oldest = source.prepare_slot().await?.map(|oldest| oldest.position);
                 self.record_unknown_gap(&catalog, timeline, ready.start, oldest, &error).await?;
                 Ok(None)
             }

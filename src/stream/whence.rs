@@ -112,7 +112,6 @@ mod tests {
             version: "15".into(),
             timeline: TimelineId(timeline),
             log_end: Offset(1000),
-            position: None,
             standby: false,
         }
     }

@@ -12,6 +12,7 @@ use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::mysql_restore::{Place, replayed, start};
+use crate::mysql_stream::assert_export_equals_binlogs;
 use crate::support::mysql::{Make, MySqlServer, REPLICA, mark, marker_ids, marker_table};
 use crate::support::pitr::Finished;
 use crate::support::{PATIENCE, Pitr, Scratch, condition, seed};
@@ -294,29 +295,77 @@ impl Drop for Witness {
     }
 }
 
+/// A server whose commits wait for a replica before others see them, without end, from
+/// when [`begin_to_wait`] says so.
+fn start_awaiting(scratch: &Scratch, make: Make) -> MySqlServer {
+    let mut options = make.semi_sync_source(1_000_000_000);
+    options.push(format!("--rpl-semi-sync-{}-wait-point=AFTER_SYNC", make.source_role()));
+    options.push(format!("--rpl-semi-sync-{}-enabled=OFF", make.source_role()));
+    start(scratch, make, &options.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Has commits wait for the replica that is about to come.
+fn begin_to_wait(server: &MySqlServer) {
+    condition("pitr to be a replica", PATIENCE, || (server.semi_sync_clients() == 1).then_some(()));
+    server.sql(&format!("SET GLOBAL rpl_semi_sync_{}_enabled = ON", server.make().source_role()));
+}
+
+/// The lock under which the server names its binlog files is held by a commit that waits for pitr.
+#[test]
+fn an_archiver_comes_back_to_commits_that_wait_for_it() {
+    for make in Make::ALL {
+        let scratch = Scratch::new();
+        let server = start_awaiting(&scratch, make);
+        let place = Place::new(&scratch, &server);
+        place.pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
+        let archiver = place.pitr.archive_with(&["--no-backup"]);
+        begin_to_wait(&server);
+        let clients: Vec<Witness> =
+            (0..4).map(|nth| Witness::start(&scratch, &server, &format!("client-{nth}"))).collect();
+        let wait_for_commits = || {
+            let before: Vec<usize> = clients.iter().map(|client| client.ids().len()).collect();
+            condition("commits to return", PATIENCE, || {
+                clients.iter().zip(&before).all(|(client, before)| client.ids().len() > before + 2).then_some(())
+            });
+        };
+        let wait_for_all_to_wait = || {
+            condition("all commits to wait", PATIENCE, || {
+                let waiting = "select count(*) from information_schema.processlist where info like 'insert into %'";
+                (server.semi_sync_clients() == 0 && server.sql(waiting).trim() == "4").then_some(())
+            });
+        };
+        wait_for_commits();
+        archiver.kill();
+        wait_for_all_to_wait();
+        place.pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
+        wait_for_all_to_wait();
+        let mut archiver = place.pitr.archive_with(&["--no-backup"]);
+        wait_for_commits();
+        assert!(server.semi_sync_is_on(), "{make:?}: the server gave up waiting");
+        archiver.assert_running();
+        archiver.stop();
+        // Else nothing ends any more.
+        server.sql(&format!("SET GLOBAL rpl_semi_sync_{}_enabled = OFF", make.source_role()));
+        drop(clients);
+        assert_export_equals_binlogs(&place.pitr, &scratch.join("export"), &server);
+    }
+}
+
 /// Semi-synchronous, with pitr as the only replica and no end to the server's patience.
 #[test]
 fn a_commit_that_returned_is_archived_whoever_is_killed() {
     let mut rng = StdRng::seed_from_u64(seed());
     for make in MAKES {
         let scratch = Scratch::new();
-        let mut options = make.semi_sync_source(1_000_000_000);
-        let role = if make.is_mariadb() { "master" } else { "source" };
-        options.push(format!("--rpl-semi-sync-{role}-wait-point=AFTER_SYNC"));
-        // Not before there is somebody to acknowledge.
-        options.push(format!("--rpl-semi-sync-{role}-enabled=OFF"));
-        let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let mut server = start(&scratch, make, &options);
+        let mut server = start_awaiting(&scratch, make);
         let place = Place::new(&scratch, &server);
         place.pitr.ok(["archive", "--exit-when-caught-up"]);
         let mut told = BTreeSet::new();
         for round in 0..2 {
-            // The one before has ended, which the server notices later; and while commits wait for
-            // it, with their locks, no other gets in.
+            // The one before has ended, which the server notices later.
             condition("no replica", PATIENCE, || (server.semi_sync_clients() == 0).then_some(()));
-            server.sql(&format!("SET GLOBAL rpl_semi_sync_{role}_enabled = ON"));
             let archiver = place.pitr.archive_with(&["--no-backup"]);
-            condition("pitr to acknowledge", PATIENCE, || (server.semi_sync_clients() == 1).then_some(()));
+            begin_to_wait(&server);
             let clients: Vec<Witness> =
                 (0..4).map(|nth| Witness::start(&scratch, &server, &format!("client-{round}-{nth}"))).collect();
             condition("commits to return", PATIENCE, || {

@@ -6,6 +6,7 @@ use super::flavor::Flavor;
 use super::privileges::{self, lacking};
 use super::source::conninfo;
 use super::source::facts::Facts;
+use super::source::logs::Logs;
 use crate::engine::{Finding, Level, SourceOptions};
 use crate::error::{Error, Result};
 
@@ -75,8 +76,13 @@ pub(super) async fn inspect(url: &str, options: &SourceOptions) -> Result<Vec<Fi
     let held = connection.query_all("SHOW GRANTS FOR CURRENT_USER()").await.unwrap_or_default();
     let held: Vec<String> = held.into_iter().flatten().flatten().collect();
     findings.extend(judge_privileges(&held, flavor, &info.user));
-    match Facts::ask(&mut connection).await {
-        Ok(facts) => findings.extend(judge(&facts)),
+    let asked = async {
+        let facts = Facts::ask(&mut connection).await?;
+        let logs = if facts.log_bin { Some(Logs::ask_soon(&mut connection).await?) } else { None };
+        Ok::<_, Error>((facts, logs))
+    };
+    match asked.await {
+        Ok((facts, logs)) => findings.extend(judge(&facts, logs.as_ref())),
         Err(error) => {
             findings.push(from_error("log", &error));
             return Ok(findings);
@@ -88,16 +94,13 @@ pub(super) async fn inspect(url: &str, options: &SourceOptions) -> Result<Vec<Fi
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
-fn judge(facts: &Facts) -> Vec<Finding> {
+fn judge(facts: &Facts, logs: Option<&Logs>) -> Vec<Finding> {
     let mut findings = Vec::new();
     match facts.check() {
         Err(error) => findings.push(from_error("log", &error)),
         Ok(()) => {
-            let bytes: u64 = facts.logs.iter().map(|(_, bytes)| bytes).sum();
-            findings.push(ok(
-                "log",
-                format!("{} binlog files, {:.1} MiB", facts.logs.len(), bytes as f64 / f64::from(1 << 20)),
-            ));
+            let (files, bytes) = logs.map(Logs::size).unwrap_or_default();
+            findings.push(ok("log", format!("{files} binlog files, {:.1} MiB", bytes as f64 / f64::from(1 << 20))));
         }
     }
     if facts.has_gtids {

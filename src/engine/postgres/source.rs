@@ -143,7 +143,6 @@ impl Walsender {
             version: self.connection.parameter("server_version").unwrap_or_default().to_owned(),
             timeline,
             log_end,
-            position: None,
             standby,
         };
         self.identified = Some(state.clone());

@@ -133,7 +133,7 @@ fn dump(files: &[File]) -> Vec<u8> {
 }
 
 fn intake(flavor: Flavor, offset: Offset, place: Place) -> Intake {
-    Intake::new(flavor, "server", offset, place, None)
+    Intake::new(flavor, "server", offset, place)
 }
 
 fn beginning(flavor: Flavor, file: &str) -> Place {

@@ -1,17 +1,13 @@
 //! What a server says of itself, and where its dump has to begin.
 
-use super::super::binlog::note::FILE_START;
 use super::super::connect::Connection;
 use super::super::flavor::Flavor;
 use super::super::gtid::GtidSet;
 use super::super::place::Place;
 use super::dump::Start;
+use super::logs::Logs;
 use crate::error::{Error, Kind, Result};
 use crate::model::time::{Clock as _, SystemClock, Timestamp};
-
-/// What stands before the log in an encrypted file (MySQL `sql/rpl_log_encryption.h`,
-/// `Rpl_encryption_header::HEADER_SIZE`). No position counts it, a file's size does.
-const ENCRYPTION_HEAD_BYTES: u64 = 512;
 
 /// The answers of a server.
 #[derive(Clone, Debug)]
@@ -31,8 +27,6 @@ pub struct Facts {
     pub has_gtids: bool,
     /// Every transaction it ever had in its binlog, purged or not.
     pub executed: GtidSet,
-    /// Its binlog files, oldest first, with their bytes.
-    pub logs: Vec<(String, u64)>,
     /// Whether it is itself a replica, as far as we may know.
     pub is_replica: bool,
     /// Whether it can wait for semi-synchronous replicas.
@@ -82,7 +76,6 @@ impl Facts {
         };
         // Takes a privilege that nothing else needs.
         let is_replica = rows(connection, status).await.is_ok_and(|rows| !rows.is_empty());
-        let logs = if log_bin { logs(connection).await? } else { Vec::new() };
         Ok(Self {
             flavor,
             version,
@@ -91,7 +84,6 @@ impl Facts {
             log_bin,
             has_gtids,
             executed,
-            logs,
             is_replica,
             semi_sync,
             clock_ahead_micros,
@@ -121,74 +113,23 @@ impl Facts {
         Ok(())
     }
 
-    /// Where the oldest log begins that it still has.
-    #[must_use]
-    pub fn oldest(&self) -> Option<Place> {
-        let (file, _) = self.logs.first()?;
-        Some(Place {
-            gtids: GtidSet::empty(self.flavor),
-            server: self.server.clone(),
-            file: file.clone(),
-            position: FILE_START,
-            after: None,
-            holding: 0,
-        })
-    }
-
-    /// Where its log ends now.
-    #[must_use]
-    pub fn end(&self) -> Option<(String, u64)> {
-        self.logs.last().cloned()
-    }
-
-    /// How many bytes of log it has behind `place`; 0 where that cannot be told.
-    #[must_use]
-    pub fn backlog(&self, place: &Place) -> u64 {
-        let Some(at) = self.at(place) else { return 0 };
-        let all: u64 = self.logs.iter().skip(at).map(|(_, bytes)| bytes).sum();
-        all.saturating_sub(place.position)
-    }
-
-    /// Which of its files holds `place`.
-    fn at(&self, place: &Place) -> Option<usize> {
-        self.logs.iter().position(|(name, _)| *name == place.file).filter(|_| place.server == self.server)
-    }
-
-    /// Where a dump has to begin, so that the log goes on at `place`.
+    /// Where a dump has to begin, so that the log goes on at `place`. Without `logs` its file is
+    /// taken to be there, and the source refuses if it is not.
     ///
     /// # Errors
     /// [`Kind::Absent`] when it no longer has that log, [`Kind::NotRecoverable`] when it never
     /// had, or no longer has, transactions that lie before it, [`Kind::Config`] when it is of
     /// another database.
-    pub fn start(&self, place: &Place) -> Result<Start> {
+    pub fn start(&self, place: &Place, logs: Option<&Logs>) -> Result<Start> {
         let same_server = place.server == self.server;
-        if self.has_gtids && !self.covers(place) {
-            let lacks = format!(
-                "the source lacks transactions that the archive holds: it has {}, the archive {}",
-                self.executed, place.gtids
-            );
-            return Err(if !same_server && self.is_replica && self.is_related(place) {
-                // It may have them in a moment. One that never will is promoted some day.
-                Error::new(Kind::DatabaseUnreachable, lacks)
-                    .hint("it is a replica: pitr waits until it has caught up, or is one no longer")
-            } else if same_server || self.is_related(place) {
-                Error::new(Kind::NotRecoverable, lacks)
-            } else {
-                Error::config(lacks)
-                    .hint("is this another database? archive it under a cluster name of its own with --cluster")
-            });
+        let by_file = if same_server { Self::start_in_file(place, logs)? } else { None };
+        // In the file the transaction before tells, and tells more: it has its GTID in MySQL's
+        // `gtid_executed` only once it is committed, which it is not while it waits for us.
+        if by_file.is_none() || place.after.is_none() {
+            self.check_covers(place)?;
         }
-        if let Some((_, bytes)) = self.at(place).and_then(|at| self.logs.get(at)) {
-            if *bytes < place.position {
-                return Err(Error::new(
-                    Kind::NotRecoverable,
-                    format!("the source's {} has {bytes} bytes, and the archive holds more of it: {place}", place.file),
-                ));
-            }
-            let from = place.after.map_or(place.position, |after| after.position);
-            if let Ok(position) = u32::try_from(from) {
-                return Ok(Start::File { name: place.file.clone(), position });
-            }
+        if let Some(start) = by_file {
+            return Ok(start);
         }
         if !self.has_gtids {
             return Err(Error::new(
@@ -209,6 +150,42 @@ impl Facts {
             return Err(Error::new(kind, format!("{text}: {place}")));
         }
         Ok(Start::Gtids(place.gtids.clone()))
+    }
+
+    /// Where in the file of `place` a dump has to begin; `None` where that is not there, or
+    /// cannot be asked for.
+    fn start_in_file(place: &Place, logs: Option<&Logs>) -> Result<Option<Start>> {
+        let Some(bytes) = logs.map_or(Some(u64::MAX), |logs| logs.bytes(&place.file)) else { return Ok(None) };
+        if bytes < place.position {
+            return Err(Error::new(
+                Kind::NotRecoverable,
+                format!("the source's {} has {bytes} bytes, and the archive holds more of it: {place}", place.file),
+            ));
+        }
+        let from = place.after.map_or(place.position, |after| after.position);
+        Ok(u32::try_from(from).ok().map(|position| Start::File { name: place.file.clone(), position }))
+    }
+
+    /// Refuses a server that never had, or no longer has, a transaction before `place`.
+    fn check_covers(&self, place: &Place) -> Result<()> {
+        if !self.has_gtids || self.covers(place) {
+            return Ok(());
+        }
+        let same_server = place.server == self.server;
+        let lacks = format!(
+            "the source lacks transactions that the archive holds: it has {}, the archive {}",
+            self.executed, place.gtids
+        );
+        Err(if !same_server && self.is_replica && self.is_related(place) {
+            // It may have them in a moment. One that never will is promoted some day.
+            Error::new(Kind::DatabaseUnreachable, lacks)
+                .hint("it is a replica: pitr waits until it has caught up, or is one no longer")
+        } else if same_server || self.is_related(place) {
+            Error::new(Kind::NotRecoverable, lacks)
+        } else {
+            Error::config(lacks)
+                .hint("is this another database? archive it under a cluster name of its own with --cluster")
+        })
     }
 
     /// Whether it has, or had, every transaction before `place`. In MariaDB the same number may
@@ -241,26 +218,65 @@ async fn one(connection: &mut Connection, sql: &str) -> Result<String> {
     Ok(row.into_iter().next().flatten().unwrap_or_default())
 }
 
-async fn logs(connection: &mut Connection) -> Result<Vec<(String, u64)>> {
-    let grant = match connection.flavor() {
-        Flavor::MySql => "REPLICATION CLIENT",
-        Flavor::MariaDb => "BINLOG MONITOR",
-    };
-    let rows = rows(connection, "SHOW BINARY LOGS").await.map_err(|error| {
-        if super::super::connect::ServerError::find(&error).is_some_and(|said| said.code == 1227) {
-            error
-                .with_kind(Kind::Config)
-                .hint(format!("GRANT {grant} ON *.* to pitr's user; `pitr grants` prints all it needs"))
-        } else {
-            error
+#[cfg(test)]
+mod tests {
+    use super::super::super::place::After;
+    use super::*;
+
+    const SERVER: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    /// Where an archive of this server ends: behind a transaction with the number 7.
+    fn place() -> Place {
+        Place {
+            gtids: GtidSet::parse_mysql(&format!("{SERVER}:1-7")).unwrap(),
+            server: SERVER.into(),
+            file: "binlog.000002".into(),
+            position: 900,
+            after: Some(After { position: 700, crc: 1 }),
+            holding: 0,
         }
-    })?;
-    // The third column is MySQL's: whether the file is encrypted.
-    let log = |row: Vec<Option<String>>| {
-        let mut values = row.into_iter().flatten();
-        let (name, bytes) = (values.next()?, values.next()?.parse::<u64>().ok()?);
-        let head = if values.next().as_deref() == Some("Yes") { ENCRYPTION_HEAD_BYTES } else { 0 };
-        Some((name, bytes.saturating_sub(head)))
-    };
-    Ok(rows.into_iter().filter_map(log).collect())
+    }
+
+    fn facts(executed: &str) -> Facts {
+        Facts {
+            flavor: Flavor::MySql,
+            version: "9.7.0".into(),
+            version_number: (9, 7, 0),
+            server: SERVER.into(),
+            log_bin: true,
+            has_gtids: true,
+            executed: GtidSet::parse_mysql(&format!("{SERVER}:{executed}")).unwrap(),
+            is_replica: false,
+            semi_sync: true,
+            clock_ahead_micros: 0,
+            asked: Timestamp(0),
+        }
+    }
+
+    fn logs(file: &str, bytes: u64) -> Logs {
+        Logs::of(&[("binlog.000001", 5000), (file, bytes)])
+    }
+
+    #[test]
+    fn a_commit_that_waits_for_us_is_in_the_file_and_in_no_set() {
+        let in_file = Start::File { name: "binlog.000002".into(), position: 700 };
+        for logs in [Some(logs("binlog.000002", 900)), None] {
+            assert_eq!(facts("1-6").start(&place(), logs.as_ref()).unwrap(), in_file);
+        }
+        // Nothing in the file will prove that it is the same.
+        let unproved = Place { after: None, ..place() };
+        let error = facts("1-6").start(&unproved, Some(&logs("binlog.000002", 900))).unwrap_err();
+        assert_eq!(error.kind(), Kind::NotRecoverable);
+    }
+
+    #[test]
+    fn where_a_file_is_gone_the_gtids_count_and_where_it_is_shorter_the_log_is_another() {
+        let purged = logs("binlog.000003", 4);
+        assert_eq!(facts("1-9").start(&place(), Some(&purged)).unwrap(), Start::Gtids(place().gtids));
+        let lost = |executed: &str, logs: &Logs| facts(executed).start(&place(), Some(logs)).unwrap_err().kind();
+        assert_eq!(lost("1-6", &purged), Kind::NotRecoverable);
+        assert_eq!(lost("1-9", &logs("binlog.000002", 899)), Kind::NotRecoverable);
+        let without_gtids = Facts { has_gtids: false, ..facts("1-9") };
+        assert_eq!(without_gtids.start(&place(), Some(&purged)).unwrap_err().kind(), Kind::Absent);
+    }
 }

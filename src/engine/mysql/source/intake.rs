@@ -8,6 +8,7 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -68,6 +69,12 @@ pub struct FilePlace {
     pub position: u64,
 }
 
+impl fmt::Display for FilePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.position)
+    }
+}
+
 /// What is to be acknowledged once it is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acknowledgeable {
@@ -99,8 +106,7 @@ pub struct Intake {
     head: Option<Head>,
     file: Option<File>,
     packet: Packet,
-    /// Where the source's log ended when the dump began.
-    goal: Option<FilePlace>,
+    goal: Goal,
     /// The source has said that there is no more: what comes now has just happened.
     live: bool,
     /// When the bytes came that are being taken.
@@ -145,6 +151,15 @@ struct File {
     goal: u64,
 }
 
+/// Where the source's log ended when the dump began.
+enum Goal {
+    /// That is not known yet.
+    Unknown,
+    At(FilePlace),
+    /// It is behind us.
+    Reached,
+}
+
 /// What has come of a packet.
 #[derive(Default)]
 struct Packet {
@@ -174,7 +189,7 @@ struct Unit {
 impl Intake {
     /// Takes the dump of `server`, whose log is to go on at `offset` and at `place`.
     #[must_use]
-    pub fn new(flavor: Flavor, server: &str, offset: Offset, place: Place, goal: Option<FilePlace>) -> Self {
+    pub fn new(flavor: Flavor, server: &str, offset: Offset, place: Place) -> Self {
         let same_server = place.server == server && place.position > FILE_START;
         Self {
             flavor,
@@ -189,7 +204,7 @@ impl Intake {
             head: None,
             file: None,
             packet: Packet::default(),
-            goal,
+            goal: Goal::Unknown,
             live: false,
             now: Timestamp(0),
             semi_sync: false,
@@ -203,6 +218,17 @@ impl Intake {
     pub fn expect_proof(&mut self, after: After) {
         if let Some(held) = &mut self.held {
             held.to_prove = Some(after);
+        }
+    }
+
+    /// Where the source's log ended when it was asked; nowhere, if it has none.
+    pub fn expect_end(&mut self, end: Option<FilePlace>) {
+        if matches!(self.goal, Goal::Unknown) {
+            self.goal = end.map_or(Goal::Reached, Goal::At);
+            let goal = self.goal_in(&self.name);
+            if let Some(file) = &mut self.file {
+                file.goal = goal;
+            }
         }
     }
 
@@ -594,7 +620,7 @@ impl Intake {
 
     /// The place in `file` from which on all is here that was there when the dump began.
     fn goal_in(&self, file: &str) -> u64 {
-        let Some(goal) = &self.goal else { return u64::MAX };
+        let Goal::At(goal) = &self.goal else { return u64::MAX };
         // The number at a name's end has six digits until it needs more.
         match (goal.file.len(), &*goal.file).cmp(&(file.len(), file)) {
             Ordering::Less => 0,
@@ -608,13 +634,13 @@ impl Intake {
     fn passes_over(&self, header: &Header, event: &[u8]) -> bool {
         let place = || heartbeat::place(header, event);
         self.flavor == Flavor::MySql
-            && self.goal.is_some()
+            && !matches!(self.goal, Goal::Reached)
             && place().is_some_and(|place| place.position < self.goal_in(&place.file))
     }
 
     fn catch_up(&mut self) {
         self.live = true;
-        if self.goal.take().is_some() {
+        if !matches!(std::mem::replace(&mut self.goal, Goal::Reached), Goal::Reached) {
             self.flush();
             self.taken.push_back(Taken::CaughtUp(self.offset));
         }

@@ -5,6 +5,7 @@
 //! compared, and so the log proves to be the same. Elsewhere GTIDs tell where to go on.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +17,7 @@ use super::connect::packet::Unframer;
 use super::connect::{Connection, Reader, Writer};
 use super::conninfo::{ConnInfo, process_environment};
 use super::place::Place;
-use crate::engine::{BaseOptions, BaseStream, Kept, Source, SourceOptions, StreamEvent};
+use crate::engine::{BaseOptions, BaseStream, Kept, LogEnd, Source, SourceOptions, StreamEvent};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{Identity, ServerState};
 use crate::model::offset::Offset;
@@ -29,16 +30,21 @@ pub mod dump;
 pub mod facts;
 mod heartbeat;
 pub mod intake;
+pub mod logs;
 
 use dump::Start;
 use facts::Facts;
-use intake::{FilePlace, Intake, Taken};
+use intake::{Intake, Taken};
+use logs::Logs;
 
 /// Bytes read from the connection at a time.
 const READ_BYTES: usize = 256 << 10;
 
 /// How long a source may take to begin its dump.
 const BEGIN_MAX: Duration = Duration::from_secs(60);
+
+/// How long a source may take to name its files before its log is asked for without.
+const SEMI_SYNC_PATIENCE: Duration = Duration::from_millis(300);
 
 /// By so much what a heartbeat says may be older than its arrival.
 const HEARTBEAT_DELAY_MICROS: i64 = 100_000;
@@ -85,6 +91,9 @@ struct MySqlSource {
     stream: Option<Stream>,
 }
 
+/// Waits for a source to name its files. The connection is the one it was asked on.
+type Asked = Pin<Box<dyn Future<Output = Result<(Connection, Logs)>> + Send>>;
+
 /// A dump that has begun.
 struct Stream {
     reader: Reader,
@@ -93,6 +102,10 @@ struct Stream {
     buffer: BytesMut,
     intake: Intake,
     events: VecDeque<StreamEvent>,
+    /// Where the archive's log ended when the dump began, and where that is in this source.
+    from: (Offset, Option<Place>),
+    /// Whoever waits to hear which files the source has, while that is not known.
+    asked: Option<Asked>,
     /// Where the log ends, as far as that was known when the dump began.
     expected_end: Offset,
     /// By how much the source's clock is ahead of ours.
@@ -113,6 +126,92 @@ impl MySqlSource {
     async fn ask(&mut self) -> Result<Facts> {
         Facts::ask(self.connection().await?).await
     }
+
+    async fn logs(&mut self) -> Result<Logs> {
+        Logs::ask_soon(self.connection().await?).await
+    }
+
+    /// A connection that is for one thing only.
+    async fn take_connection(&mut self) -> Result<Connection> {
+        self.connection().await?;
+        self.connection.take().ok_or_else(|| Error::failure("there is no connection"))
+    }
+
+    /// Begins a dump whose log goes on at this offset and place.
+    async fn begin(
+        &mut self,
+        facts: &Facts,
+        from: (Offset, &Place),
+        start: &Start,
+        logs: Option<&Logs>,
+    ) -> Result<Stream> {
+        let (offset, place) = from;
+        let mut intake = Intake::new(facts.flavor, &facts.server, offset, place.clone());
+        if let (Start::File { position, .. }, Some(after)) = (start, place.after)
+            && u64::from(*position) == after.position
+        {
+            intake.expect_proof(after);
+        }
+        if facts.semi_sync {
+            intake.expect_semi_sync();
+        }
+        let mut connection = self.take_connection().await?;
+        for statement in dump::statements(facts.flavor, start, &self.uuid, facts.semi_sync) {
+            connection.execute(&statement).await?;
+        }
+        connection.register(&dump::register(self.server_id, &self.options.application_name)).await?;
+        connection.command(&dump::command(start, self.server_id)).await?;
+        let (reader, writer) = connection.into_parts();
+        let mut stream = Stream {
+            reader,
+            writer,
+            unframer: Unframer::new(1),
+            buffer: BytesMut::with_capacity(READ_BYTES),
+            intake,
+            events: VecDeque::new(),
+            from: (offset, (place.server == facts.server).then(|| place.clone())),
+            expected_end: offset,
+            asked: None,
+            clock_ahead_micros: facts.clock_ahead_micros,
+            begun: facts.asked,
+        };
+        if let Some(logs) = logs {
+            stream.expect(logs);
+        }
+        let begun = tokio::time::timeout(BEGIN_MAX, async {
+            // Whether it is the archive's log is said here, and not by what comes later.
+            while !stream.intake.has_begun() || stream.intake.owes_proof() {
+                let proof_pending = stream.intake.owes_proof();
+                stream
+                    .receive()
+                    .await
+                    .map_err(|error| if proof_pending { intake::unproved(error, place) } else { error })?;
+            }
+            Ok(())
+        });
+        begun.await.unwrap_or_else(|_| {
+            let text = format!("the source has not begun to send its log within {} seconds", BEGIN_MAX.as_secs());
+            Err(Error::new(Kind::DatabaseUnreachable, text))
+        })?;
+        Ok(stream)
+    }
+
+    /// Its files, or who waits for their names where its commits may be waiting for us.
+    async fn logs_or_not_yet(&mut self, facts: &Facts) -> Result<(Option<Logs>, Option<Asked>)> {
+        if !facts.semi_sync {
+            return Ok((Some(self.logs().await?), None));
+        }
+        let mut connection = self.take_connection().await?;
+        let mut asked: Asked = Box::pin(async move { Logs::ask(&mut connection).await.map(|logs| (connection, logs)) });
+        match tokio::time::timeout(SEMI_SYNC_PATIENCE, &mut asked).await {
+            Ok(answer) => {
+                let (connection, logs) = answer?;
+                self.connection = Some(connection);
+                Ok((Some(logs), None))
+            }
+            Err(_) => Ok((None, Some(asked))),
+        }
+    }
 }
 
 #[async_trait]
@@ -131,14 +230,13 @@ impl Source for MySqlSource {
             version: facts.version.clone(),
             timeline: TimelineId(0),
             log_end: Offset::ZERO,
-            position: facts.end().map(|(file, position)| Position(format!("{file}:{position}"))),
             standby: false,
         })
     }
 
     async fn prepare_slot(&mut self) -> Result<Option<Resume>> {
         let facts = self.ask().await?;
-        let position = facts.oldest().map(|place| place.to_position());
+        let position = self.logs().await?.oldest(&facts).map(|place| place.to_position());
         Ok(position.map(|position| Resume { timeline: TimelineId(0), offset: Offset::ZERO, position }))
     }
 
@@ -150,56 +248,19 @@ impl Source for MySqlSource {
     async fn stream(&mut self, from: &Resume) -> Result<()> {
         let facts = self.ask().await?;
         let place = Place::parse(&from.position, facts.flavor)?;
-        let start = facts.start(&place)?;
-        let backlog = facts.backlog(&place);
-        let goal = facts.end().map(|(file, position)| FilePlace { file, position });
-        let mut intake = Intake::new(facts.flavor, &facts.server, from.offset, place.clone(), goal);
-        if let (Start::File { position, .. }, Some(after)) = (&start, place.after)
-            && u64::from(*position) == after.position
-        {
-            intake.expect_proof(after);
-        }
-        if facts.semi_sync {
-            intake.expect_semi_sync();
-        }
-        let (server_id, uuid) = (self.server_id, self.uuid.clone());
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => return Err(Error::failure("there is no connection")),
-        };
-        for statement in dump::statements(facts.flavor, &start, &uuid, facts.semi_sync) {
-            connection.execute(&statement).await?;
-        }
-        connection.register(&dump::register(server_id, &self.options.application_name)).await?;
-        connection.command(&dump::command(&start, server_id)).await?;
-        let (reader, writer) = connection.into_parts();
-        let mut stream = Stream {
-            reader,
-            writer,
-            unframer: Unframer::new(1),
-            buffer: BytesMut::with_capacity(READ_BYTES),
-            intake,
-            events: VecDeque::new(),
-            expected_end: Offset(from.offset.0.saturating_add(backlog)),
-            clock_ahead_micros: facts.clock_ahead_micros,
-            begun: facts.asked,
-        };
-        let begun = tokio::time::timeout(BEGIN_MAX, async {
-            // Whether it is the archive's log is said here, and not by what comes later.
-            while !stream.intake.has_begun() || stream.intake.owes_proof() {
-                let proof_pending = stream.intake.owes_proof();
-                stream
-                    .receive()
-                    .await
-                    .map_err(|error| if proof_pending { intake::unproved(error, &place) } else { error })?;
+        let (mut logs, mut asked) = self.logs_or_not_yet(&facts).await?;
+        self.stream = Some(loop {
+            let start = facts.start(&place, logs.as_ref())?;
+            match self.begin(&facts, (from.offset, &place), &start, logs.as_ref()).await {
+                // What to do then hangs on what it has.
+                Err(error) if error.kind() == Kind::Absent && asked.is_some() => {
+                    if let Some(asked) = asked.take() {
+                        logs = Some(logs::in_time(asked).await?.1);
+                    }
+                }
+                begun => break Stream { asked, ..begun? },
             }
-            Ok(())
         });
-        begun.await.unwrap_or_else(|_| {
-            let text = format!("the source has not begun to send its log within {} seconds", BEGIN_MAX.as_secs());
-            Err(Error::new(Kind::DatabaseUnreachable, text))
-        })?;
-        self.stream = Some(stream);
         Ok(())
     }
 
@@ -229,10 +290,12 @@ impl Source for MySqlSource {
         Ok(())
     }
 
-    async fn backlog(&mut self, end: &Position) -> Result<Option<u64>> {
+    async fn log_end(&mut self, archived: Option<&Position>) -> Result<Option<LogEnd>> {
         let facts = self.ask().await?;
-        let place = Place::parse(end, facts.flavor)?;
-        Ok((place.server == facts.server).then(|| facts.backlog(&place)))
+        let place = archived.map(|end| Place::parse(end, facts.flavor)).transpose()?;
+        let logs = self.logs().await?;
+        let behind = place.filter(|place| place.server == facts.server).map(|place| logs.behind(&place));
+        Ok(logs.end().map(|end| LogEnd { position: Position(end.to_string()), behind }))
     }
 
     async fn history(&mut self, _timeline: TimelineId) -> Result<Option<History>> {
@@ -249,10 +312,28 @@ impl Source for MySqlSource {
 }
 
 impl Stream {
+    /// The source has this log, all of which is wanted.
+    fn expect(&mut self, logs: &Logs) {
+        let (offset, place) = &self.from;
+        let behind = place.as_ref().map_or(0, |place| logs.behind(place));
+        self.expected_end = Offset(offset.0.saturating_add(behind));
+        self.intake.expect_end(logs.end());
+    }
+
     /// Reads what has come and takes it. Cancel safe: nothing is taken before it was read.
     async fn receive(&mut self) -> Result<()> {
         self.buffer.reserve(READ_BYTES);
-        let read = self.reader.read_buf(&mut self.buffer).await;
+        let read = match &mut self.asked {
+            None => self.reader.read_buf(&mut self.buffer).await,
+            Some(asked) => tokio::select! {
+                read = self.reader.read_buf(&mut self.buffer) => read,
+                answer = asked => {
+                    self.asked = None;
+                    self.expect(&answer?.1);
+                    return Ok(());
+                }
+            },
+        };
         let read =
             read.map_err(|e| Error::new(Kind::DatabaseUnreachable, "the source's connection broke").because(e))?;
         if read == 0 {

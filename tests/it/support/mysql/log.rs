@@ -96,13 +96,13 @@ impl MySqlServer {
 
     /// How many semi-synchronous replicas the server counts.
     pub fn semi_sync_clients(&self) -> u32 {
-        let role = if self.make().is_mariadb() { "master" } else { "source" };
+        let role = self.make().source_role();
         self.status(&format!("Rpl_semi_sync_{role}_clients")).parse().expect("a count")
     }
 
     /// Whether commits wait for an acknowledgement just now.
     pub fn semi_sync_is_on(&self) -> bool {
-        let role = if self.make().is_mariadb() { "master" } else { "source" };
+        let role = self.make().source_role();
         self.status(&format!("Rpl_semi_sync_{role}_status")) == "ON"
     }
 

@@ -80,6 +80,11 @@ impl Make {
         vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".deps").join(self.name()).join("bin")]
     }
 
+    /// What its semi-synchronous variables call it: `rpl_semi_sync_ROLE_enabled`.
+    pub fn source_role(self) -> &'static str {
+        if self.is_mariadb() { "master" } else { "source" }
+    }
+
     /// Options that make it a semi-synchronous source. It waits for an acknowledgement
     /// for `timeout_ms` once a replica has been there.
     pub fn semi_sync_source(self, timeout_ms: u64) -> Vec<String> {

@@ -12,8 +12,15 @@ pub(super) fn another_log(place: &Place, what: &str) -> Error {
 /// taken the file's name, no event begins where the archive's last transaction did, and the
 /// source takes its own log for damaged.
 pub(in crate::engine::mysql::source) fn unproved(error: Error, place: &Place) -> Error {
-    let damaged =
-        ["bogus data", "truncated", "corrupt", "checksum", "impossible position", "exceeded max_allowed_packet"];
+    let damaged = [
+        "bogus data",
+        "truncated",
+        "corrupt",
+        "checksum",
+        "impossible position",
+        "position > file size",
+        "exceeded max_allowed_packet",
+    ];
     let said = ServerError::find(&error).map(|said| said.message.to_ascii_lowercase());
     let speaks_of_damage = said.is_some_and(|said| damaged.iter().any(|word| said.contains(word)));
     // Or it sends what lies there, taken for an event.

@@ -77,7 +77,7 @@ fn a_log_that_goes_on_beyond_4_gib_is_where_it_is_in_its_file() {
     let gtids = GtidSet::empty(Flavor::MariaDb);
     let place =
         Place { gtids, server: "server".into(), file: "binlog.000001".into(), position, after: None, holding: 0 };
-    let mut intake = Intake::new(Flavor::MariaDb, "server", START, place.clone(), None);
+    let mut intake = Intake::new(Flavor::MariaDb, "server", START, place.clone());
     let mut scanner = BinlogScanner::new(Flavor::MariaDb, START, Detail::Marks);
     scanner.set_position(&place.to_position()).unwrap();
     for taken in take(&mut intake, &dump) {
@@ -105,8 +105,10 @@ fn a_heartbeat_before_the_logs_end_is_no_word_of_rest() {
         after: None,
         holding: 0,
     };
-    let mut intake = Intake::new(Flavor::MySql, "server", START, place, Some(goal));
-    assert_eq!(take(&mut intake, &[rotate("binlog.000002"), heartbeat(999)]), [Taken::Alive]);
+    let mut intake = Intake::new(Flavor::MySql, "server", START, place);
+    assert_eq!(take(&mut intake, &[rotate("binlog.000002"), heartbeat(1000)]), [Taken::Alive], "an end not known yet");
+    intake.expect_end(Some(goal));
+    assert_eq!(take(&mut intake, &[heartbeat(999)]), [Taken::Alive]);
     assert_eq!(take(&mut intake, &[heartbeat(1000)]), [Taken::CaughtUp(START), Taken::Heartbeat]);
     assert_eq!(take(&mut intake, &[heartbeat(1000)]), [Taken::Heartbeat]);
 }

@@ -1,0 +1,131 @@
+//! Which binlog files a server has.
+//!
+//! To say so it takes the lock under which the log is written. Where the last semi-synchronous
+//! replica has gone and commits wait for another, one of them holds that lock: only an
+//! acknowledgement frees it, or the server's patience (`rpl_semi_sync_*_timeout`), which those
+//! who must lose nothing set to days. So a dump may have to begin before this is known. Sources:
+//! MariaDB `sql/log.cc` (`trx_group_commit_leader`), `sql/sql_repl.cc` (`show_binlogs`); MySQL
+//! `sql/binlog.cc` (`ordered_commit`), `sql/rpl_source.cc` (`show_binlogs`).
+
+use std::time::Duration;
+
+use super::super::binlog::note::FILE_START;
+use super::super::connect::{Connection, ServerError};
+use super::super::flavor::Flavor;
+use super::super::gtid::GtidSet;
+use super::super::place::Place;
+use super::facts::Facts;
+use super::intake::FilePlace;
+use crate::error::{Error, Kind, Result};
+
+/// What stands before the log in an encrypted file (MySQL `sql/rpl_log_encryption.h`,
+/// `Rpl_encryption_header::HEADER_SIZE`). No position counts it, a file's size does.
+const ENCRYPTION_HEAD_BYTES: u64 = 512;
+
+/// How long the answer is waited for where no dump goes on meanwhile.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `ER_SPECIFIC_ACCESS_DENIED_ERROR`.
+const ACCESS_DENIED: u16 = 1227;
+
+/// The files, oldest first, with their bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs(Vec<(String, u64)>);
+
+impl Logs {
+    /// Asks for them, however long it takes.
+    ///
+    /// # Errors
+    /// As the connection gives them; [`Kind::Config`] naming the privilege that lacks.
+    pub async fn ask(connection: &mut Connection) -> Result<Self> {
+        let grant = match connection.flavor() {
+            Flavor::MySql => "REPLICATION CLIENT",
+            Flavor::MariaDb => "BINLOG MONITOR",
+        };
+        let rows = connection.query_all("SHOW BINARY LOGS").await.map_err(|error| {
+            if ServerError::find(&error).is_some_and(|said| said.code == ACCESS_DENIED) {
+                error
+                    .with_kind(Kind::Config)
+                    .hint(format!("GRANT {grant} ON *.* to pitr's user; `pitr grants` prints all it needs"))
+            } else {
+                error
+            }
+        })?;
+        // The third column is MySQL's: whether the file is encrypted.
+        let log = |row: Vec<Option<String>>| {
+            let mut values = row.into_iter().flatten();
+            let (name, bytes) = (values.next()?, values.next()?.parse::<u64>().ok()?);
+            let head = if values.next().as_deref() == Some("Yes") { ENCRYPTION_HEAD_BYTES } else { 0 };
+            Some((name, bytes.saturating_sub(head)))
+        };
+        Ok(Self(rows.into_iter().filter_map(log).collect()))
+    }
+
+    /// Asks for them, and gives up where the server is kept from answering.
+    ///
+    /// # Errors
+    /// As [`Logs::ask`] and [`in_time`].
+    pub async fn ask_soon(connection: &mut Connection) -> Result<Self> {
+        in_time(Self::ask(connection)).await
+    }
+
+    /// Files of these names and bytes.
+    #[cfg(test)]
+    pub fn of(files: &[(&str, u64)]) -> Self {
+        Self(files.iter().map(|&(name, bytes)| (name.to_owned(), bytes)).collect())
+    }
+
+    /// How many there are, and their bytes.
+    #[must_use]
+    pub fn size(&self) -> (usize, u64) {
+        (self.0.len(), self.0.iter().map(|(_, bytes)| bytes).sum())
+    }
+
+    /// How long a file is, if it is there.
+    #[must_use]
+    pub fn bytes(&self, file: &str) -> Option<u64> {
+        self.0.iter().find(|(name, _)| name == file).map(|(_, bytes)| *bytes)
+    }
+
+    /// Where the oldest log begins that the server still has.
+    #[must_use]
+    pub fn oldest(&self, facts: &Facts) -> Option<Place> {
+        let (file, _) = self.0.first()?;
+        Some(Place {
+            gtids: GtidSet::empty(facts.flavor),
+            server: facts.server.clone(),
+            file: file.clone(),
+            position: FILE_START,
+            after: None,
+            holding: 0,
+        })
+    }
+
+    /// Where the log ends now.
+    #[must_use]
+    pub fn end(&self) -> Option<FilePlace> {
+        self.0.last().cloned().map(|(file, position)| FilePlace { file, position })
+    }
+
+    /// How many bytes of log there are behind `place` of this server; 0 where its file is not
+    /// there.
+    #[must_use]
+    pub fn behind(&self, place: &Place) -> u64 {
+        let from = self.0.iter().skip_while(|(name, _)| *name != place.file);
+        from.map(|(_, bytes)| bytes).sum::<u64>().saturating_sub(place.position)
+    }
+}
+
+/// What a server says of its files, unless it is kept from answering for too long.
+///
+/// # Errors
+/// As the answer; [`Kind::DatabaseUnreachable`] when none comes.
+pub async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| {
+        let seconds = PATIENCE.as_secs();
+        let text = format!("the source has not named its binlog files within {seconds} seconds");
+        let hint = "do its commits wait for a semi-synchronous replica that is not there? `pitr archive` is one, once it \
+                    has begun; or switch rpl_semi_sync_*_enabled off";
+        Err(Error::new(Kind::DatabaseUnreachable, text).hint(hint))
+    })
+}
