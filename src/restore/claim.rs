@@ -3,26 +3,30 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 
-/// The right to restore into a directory, until it is dropped or its process ends.
+/// The right to restore into a directory, until it is dropped or its process ends. Dropped before
+/// anything was laid out, it leaves nothing behind.
 #[derive(Debug)]
 pub(super) struct Claim {
-    _locked: File,
+    /// Of the scratch directory.
+    locked: Option<File>,
+    partial: PathBuf,
+    scratch: PathBuf,
 }
 
 impl Claim {
-    /// Takes it, for the directory of which `scratch` is the scratch directory, which is made
-    /// where it is missing.
+    /// Takes it, to lay out `partial` beside the directory `scratch`, which is made where it is
+    /// missing.
     ///
     /// # Errors
     /// [`Kind::Busy`] when another restore has it.
-    pub(super) fn take(scratch: &Path) -> Result<Self> {
+    pub(super) fn take(partial: &Path, scratch: &Path) -> Result<Self> {
         loop {
             fs::create_dir_all(scratch)
                 .map_err(|e| Error::config(format!("cannot create {}", scratch.display())).because(e))?;
@@ -48,8 +52,27 @@ impl Claim {
             let own = dir.metadata().map_err(|e| Error::io("look at", scratch, e))?;
             // Whoever had it may have removed the directory at its end.
             if fs::metadata(scratch).is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
-                return Ok(Self { _locked: dir });
+                return Ok(Self { locked: Some(dir), partial: partial.to_owned(), scratch: scratch.to_owned() });
             }
+        }
+    }
+
+    /// Gives it back at a restore's end, and removes the scratch directory.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub(super) fn end(mut self) -> Result<()> {
+        // Whoever waits for it makes a scratch directory of its own.
+        let _locked = self.locked.take();
+        fs::remove_dir_all(&self.scratch).map_err(|e| Error::io("remove", &self.scratch, e))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.locked.is_some() && !self.partial.exists() {
+            // By it the next restore would know `DIR.partial` for ours.
+            let _ = fs::remove_dir(&self.scratch);
         }
     }
 }

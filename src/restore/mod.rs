@@ -141,18 +141,13 @@ pub async fn restore(
         recovery.check_overwritable(&request.to, &archive.identity)?;
     }
     let stop_orphans = |dir: &Path| recovery.stop_orphans(dir);
-    let _claim = prepare(request, present, (&partial, &scratch), &base.manifest, &options, &stop_orphans)?;
+    let claim = prepare(request, present, (&partial, &scratch), &base.manifest, &options, &stop_orphans)?;
 
     let begun = Instant::now();
     let total = base.manifest.bytes;
     let progress = |done: u64| observer.files(done, total);
     let store = Arc::clone(&archive.store);
-    let laid = files::lay_out(store, &archive.layout, base, &partial, &options, &progress).await;
-    if laid.is_err() && !partial.exists() {
-        // By it the next restore would know `DIR.partial` for ours.
-        let _ = fs::remove_dir(&scratch);
-    }
-    let laid = laid?;
+    let laid = files::lay_out(store, &archive.layout, base, &partial, &options, &progress).await?;
     outcome.bytes_written = laid.bytes_written;
     outcome.bytes_kept = laid.bytes_kept;
     outcome.phases.push(("files", begun.elapsed()));
@@ -177,7 +172,7 @@ pub async fn restore(
     if let Some(parent) = request.to.parent().filter(|p| !p.as_os_str().is_empty()) {
         fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", parent, e))?;
     }
-    fs::remove_dir_all(&scratch).map_err(|e| Error::io("remove", &scratch, e))?;
+    claim.end()?;
     outcome.phases.push(("sync", begun.elapsed()));
     outcome.notes = recovery.notes(&request.to);
 
@@ -262,9 +257,8 @@ fn prepare(
         return Err(Error::config(format!("{} exists, and no restore of pitr's left it there", partial.display()))
             .hint("remove it, or give --to another directory"));
     }
-    let claim = Claim::take(scratch)?;
+    let claim = Claim::take(partial, scratch)?;
     if !present && !files::is_vacant(to)? {
-        let _ = fs::remove_dir(scratch);
         return Err(Error::config(format!("another restore has just finished {}", to.display()))
             .hint("is it what you want? if not, give --to another directory"));
     }
@@ -335,14 +329,11 @@ fn orphan(dir: &Path) -> Result<Option<rustix::process::Pid>> {
 fn check_room(dir: &Path, bytes: u64) -> Result<()> {
     let free = rustix::fs::statvfs(dir).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     match free {
-        Ok(free) if free < bytes => {
-            let _ = fs::remove_dir(dir);
-            Err(Error::config(format!(
-                "{} has {free} bytes free, but the base alone needs {bytes}",
-                dir.parent().unwrap_or(dir).display()
-            ))
-            .hint("make room, or give --to a directory on another disk"))
-        }
+        Ok(free) if free < bytes => Err(Error::config(format!(
+            "{} has {free} bytes free, but the base alone needs {bytes}",
+            dir.parent().unwrap_or(dir).display()
+        ))
+        .hint("make room, or give --to a directory on another disk")),
         _ => Ok(()),
     }
 }

@@ -105,7 +105,7 @@ fn what_stands_in_the_way_is_refused_and_left_alone() {
 fn what_another_restore_works_at_is_left_alone() {
     let files = ["data.partial/x", "data.partial.run/x"];
     let (scratch, data) = holding(&files);
-    let claim = Claim::take(&scratch.path().join("data.partial.run")).unwrap();
+    let claim = Claim::take(&scratch.path().join("data.partial"), &scratch.path().join("data.partial.run")).unwrap();
     for delta in [false, true] {
         let error = ready(&data, delta, None, 0).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::Busy);

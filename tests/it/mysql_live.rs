@@ -246,7 +246,17 @@ fn a_server_that_runs_replays_up_to_the_target() {
         let pitr = pitr.env("PITR_TO_SERVER", live.url_as(ADMIN));
         pitr.ok(["restore", "--target-gtid", &target.gtid]).says(&[&target.gtid, "first one out"]);
         assert_eq!(marker_ids(&live), ids.iter().copied().take(ids.len() - 3).collect(), "{make:?}");
-        pitr.ok(["restore", "--target", "latest", "--exclude-gtid", &all[all.len() - 2].gtid]);
+        let (done, later) = (&target.gtid, &all[all.len() - 2].gtid);
+        pitr.run(["restore", "--target", "latest", "--exclude-gtid", done]).exit(5).says(&[
+            done,
+            "has executed",
+            "--to",
+        ]);
+        let next = &all[all.len() - 3].gtid;
+        pitr.run(["restore", "--target-gtid", next, "--exclude-gtid", later])
+            .exit(14)
+            .says(&[later, "behind the target"]);
+        pitr.ok(["restore", "--target", "latest", "--exclude-gtid", later]);
         let mut wanted = ids.clone();
         wanted.remove(ids.iter().nth(ids.len() - 2).unwrap());
         assert_eq!(marker_ids(&live), wanted, "{make:?}");

@@ -78,7 +78,7 @@ pub(super) async fn inspect(url: &str, options: &SourceOptions) -> Result<Vec<Fi
     findings.extend(judge_privileges(&held, flavor, &info.user));
     let asked = async {
         let facts = Facts::ask(&mut connection).await?;
-        let logs = if facts.log_bin { Some(Logs::ask_soon(&mut connection).await?) } else { None };
+        let logs = if facts.log_bin { Some(Logs::ask(&mut connection).await?) } else { None };
         Ok::<_, Error>((facts, logs))
     };
     match asked.await {

@@ -16,7 +16,7 @@ use super::serve::{Server, Settings};
 use super::source::random_uuid;
 use super::sql::Session;
 use crate::engine::{LiveJob, LogSource, ReplayProgress, ServeJob, Serving};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::cluster::Identity;
 use crate::model::offset::OffsetRange;
 use crate::model::time::SystemClock;
@@ -91,8 +91,9 @@ pub(super) async fn replay(job: &LiveJob, log: Arc<dyn LogSource>, progress: Rep
         return Err(Error::config(format!("the server is {version}, and the archive's log is {flavor}'s")));
     }
     let mut replica = Replica::new(session, flavor, version_number(&version));
-    let executed = check(&mut replica, job, flavor).await?;
-    let feed = Arc::new(Feed::new(flavor, log, gtids(&job.exclude)?, None));
+    let exclude = gtids(&job.exclude)?;
+    let executed = check(&mut replica, job, &exclude, flavor).await?;
+    let feed = Arc::new(Feed::new(flavor, log, exclude, None));
     let account = settings(&job.identity);
     let listen = job.listen.unwrap_or_else(|| SocketAddr::from((our_address(&info), 0)));
     let source = Server::start(listen, account.clone(), feed.clone(), Arc::new(SystemClock)).await?;
@@ -109,7 +110,7 @@ pub(super) async fn replay(job: &LiveJob, log: Arc<dyn LogSource>, progress: Rep
 
 /// Refuses a server that is not ours to steer, or to which the log does not belong; gives what
 /// it has executed.
-async fn check(replica: &mut Replica, job: &LiveJob, flavor: Flavor) -> Result<GtidSet> {
+async fn check(replica: &mut Replica, job: &LiveJob, exclude: &[Gtid], flavor: Flavor) -> Result<GtidSet> {
     if !replica.sources().await?.is_empty() {
         return Err(Error::config("the server is a replica of another one already").hint(match flavor {
             Flavor::MariaDb => "end that first: STOP SLAVE; RESET SLAVE ALL",
@@ -134,14 +135,27 @@ async fn check(replica: &mut Replica, job: &LiveJob, flavor: Flavor) -> Result<G
         }));
     }
     let end = Place::parse(&job.end, flavor)?;
-    if end.gtids.covers(&executed) {
-        return Ok(executed);
+    if !end.gtids.covers(&executed) {
+        return Err(Error::config(format!(
+            "the server has transactions that do not lie before the target: it has {executed}, and the log up to there {}",
+            end.gtids
+        ))
+        .hint("it is beyond the target, or took writes of its own: restore into a directory with --to"));
     }
-    Err(Error::config(format!(
-        "the server has transactions that do not lie before the target: it has {executed}, and the log up to there {}",
-        end.gtids
-    ))
-    .hint("it is beyond the target, or took writes of its own: restore into a directory with --to"))
+    for gtid in exclude {
+        if executed.contains(gtid) {
+            return Err(Error::config(format!("the server has executed {gtid}, which is to be left out"))
+                .hint("restore into a directory with --to"));
+        }
+        if !end.gtids.contains(gtid) {
+            return Err(Error::new(
+                Kind::NotRecoverable,
+                format!("{gtid}, which is to be left out, is not in the log before the target"),
+            )
+            .hint("is it behind the target, or misspelt?"));
+        }
+    }
+    Ok(executed)
 }
 
 async fn follow(

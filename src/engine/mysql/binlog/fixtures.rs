@@ -403,3 +403,52 @@ fn a_source_whose_last_transaction_is_another_one_is_refused() {
     assert_eq!(error.kind(), Kind::NotRecoverable);
     assert!(error.message().contains("another transaction"), "{error}");
 }
+
+/// A server that did not sync its log, and crashed, may have rolled back what the archive holds.
+#[test]
+fn a_source_that_lost_the_end_of_the_last_transaction_is_refused() {
+    for flavor in [Flavor::MariaDb, Flavor::MySql] {
+        let (_, files) = cases(flavor).into_iter().find(|(case, _)| case == "plain_transactions").unwrap();
+        let (name, file, _) = &files[0];
+        let log = kept(&mut intake(flavor, START, beginning(flavor, name)), &dump(&files[..1]), 1 << 16).unwrap();
+        let (marks, _) = scanned(flavor, START, &log, 1 << 16).unwrap();
+        let middle = usize::try_from(marks[marks.len() / 2].end.0 - START.0).unwrap();
+        let (_, scanner) = scanned(flavor, START, &log[..middle], 1 << 16).unwrap();
+        let place = scanner.place().unwrap();
+        let after = place.after.unwrap();
+        let file = closed(file);
+        let mut ends = 4;
+        let (mut description, mut transaction) = (Vec::new(), Vec::new());
+        for event in events(&file) {
+            let starts = ends;
+            ends += event.len() as u64;
+            if event[4] == kind::FORMAT_DESCRIPTION {
+                description = [&[0], event].concat();
+            } else if (after.position..place.position).contains(&starts) {
+                transaction.push([&[0], event].concat());
+            }
+        }
+        assert!(transaction.len() > 2);
+        for lost in 0..transaction.len() {
+            let mut again = intake(flavor, START, place.clone());
+            again.expect_proof(after);
+            let first = [&[0], &artificial_rotate(name, true)[..]].concat();
+            let next = [&[0], &artificial_rotate("binlog.999999", true)[..]].concat();
+            let left = &transaction[..transaction.len() - lost];
+            let packets =
+                [&[first, description.clone()][..], left, &[next, description.clone()], &transaction].concat();
+            let (mut wire, mut sequence) = (Vec::new(), 1);
+            for packet in &packets {
+                sequence = frame(&mut wire, sequence, packet);
+            }
+            let went_on = kept(&mut again, &wire, 1 << 16);
+            if lost == 0 {
+                went_on.unwrap();
+            } else {
+                let error = went_on.unwrap_err();
+                assert_eq!(error.kind(), Kind::NotRecoverable, "{flavor}, without {lost}");
+                assert!(error.message().contains("another file"), "{error}");
+            }
+        }
+    }
+}

@@ -86,6 +86,11 @@ impl Connection {
         &self.wire.place
     }
 
+    /// Answers may take as long as they do from now on.
+    pub const fn wait_without_end(&mut self) {
+        self.wire.answer_max = Duration::MAX;
+    }
+
     /// Runs a statement that gives no rows.
     ///
     /// # Errors
@@ -217,11 +222,13 @@ pub(super) struct Wire {
     pub(super) stream: Stream,
     received: BytesMut,
     unframer: Unframer,
+    /// How long an answer may take.
+    answer_max: Duration,
 }
 
 impl Wire {
     pub(super) fn new(place: String, stream: Stream) -> Self {
-        Self { place, stream, received: BytesMut::new(), unframer: Unframer::new(0) }
+        Self::resume(place, stream, Unframer::new(0))
     }
 
     /// The same session on another stream; nothing may have arrived on the old one.
@@ -242,7 +249,7 @@ impl Wire {
 
     /// Takes up a session where [`Wire::into_stream`] left it.
     pub(super) fn resume(place: String, stream: Stream, unframer: Unframer) -> Self {
-        Self { place, stream, received: BytesMut::new(), unframer }
+        Self { place, stream, received: BytesMut::new(), unframer, answer_max: ANSWER_MAX }
     }
 
     /// Sends a packet with the number that is next.
@@ -263,9 +270,9 @@ impl Wire {
     /// [`Kind::DatabaseUnreachable`] when the connection is lost, the packet has
     /// [`ANSWER_BYTES_MAX`] or more, or none comes within [`ANSWER_MAX`].
     pub(super) async fn answer(&mut self) -> Result<Vec<u8>> {
-        let answer = tokio::time::timeout(ANSWER_MAX, self.receive()).await;
+        let answer = tokio::time::timeout(self.answer_max, self.receive()).await;
         answer.unwrap_or_else(|_| {
-            let text = format!("{}: the server has not answered for {} seconds", self.place, ANSWER_MAX.as_secs());
+            let text = format!("{}: the server has not answered for {} seconds", self.place, self.answer_max.as_secs());
             Err(Error::new(Kind::DatabaseUnreachable, text).hint("does it stand still? look at its disk and its log"))
         })
     }

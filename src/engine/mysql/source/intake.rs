@@ -123,11 +123,24 @@ struct Held {
     place: Place,
     /// The last transaction before, whose first event is to be compared.
     to_prove: Option<After>,
+    /// Where in its file that transaction goes on, while not all of it has come: it may have
+    /// lost its end.
+    passed: Option<u64>,
 }
 
 impl Held {
+    /// Takes note of an event of the last transaction, which begins at `at`.
+    fn pass(&mut self, at: u64, header: &Header) -> Result<()> {
+        let end = at + u64::from(header.length);
+        self.passed = (end < self.place.position).then_some(end);
+        if end > self.place.position {
+            return Err(another_log(&self.place, "has another transaction there than the archive holds"));
+        }
+        Ok(())
+    }
+
     const fn owes(&self) -> bool {
-        self.to_prove.is_some() || self.place.holding > 0
+        self.to_prove.is_some() || self.passed.is_some() || self.place.holding > 0
     }
 }
 
@@ -197,7 +210,7 @@ impl Intake {
             offset,
             out: BytesMut::new(),
             taken: VecDeque::new(),
-            held: same_server.then_some(Held { place, to_prove: None }),
+            held: same_server.then_some(Held { place, to_prove: None, passed: None }),
             skip: 0,
             resumed: None,
             name: "".into(),
@@ -250,7 +263,7 @@ impl Intake {
     }
 
     /// Whether the source has still to show that its log is the archive's: by the last
-    /// transaction that the archive holds, or by the rest of one that it holds in part.
+    /// transaction that the archive holds, all of it, or by the rest of one that it holds in part.
     #[must_use]
     pub fn owes_proof(&self) -> bool {
         self.held.as_ref().is_some_and(Held::owes)
@@ -503,6 +516,11 @@ impl Intake {
                 return Err(another_log(&held.place, "has another transaction there than the archive holds"));
             }
             held.to_prove = None;
+            held.pass(after.position, header)?;
+            return Ok(false);
+        }
+        if let Some(at) = held.passed {
+            held.pass(at, header)?;
             return Ok(false);
         }
         let reached = held.place.position as u32 == starts;

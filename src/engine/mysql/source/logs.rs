@@ -7,8 +7,6 @@
 //! MariaDB `sql/log.cc` (`trx_group_commit_leader`), `sql/sql_repl.cc` (`show_binlogs`); MySQL
 //! `sql/binlog.cc` (`ordered_commit`), `sql/rpl_source.cc` (`show_binlogs`).
 
-use std::time::Duration;
-
 use super::super::binlog::note::FILE_START;
 use super::super::connect::{Connection, ServerError};
 use super::super::flavor::Flavor;
@@ -16,14 +14,11 @@ use super::super::gtid::GtidSet;
 use super::super::place::Place;
 use super::facts::Facts;
 use super::intake::FilePlace;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 
 /// What stands before the log in an encrypted file (MySQL `sql/rpl_log_encryption.h`,
 /// `Rpl_encryption_header::HEADER_SIZE`). No position counts it, a file's size does.
 const ENCRYPTION_HEAD_BYTES: u64 = 512;
-
-/// How long the answer is waited for where no dump goes on meanwhile.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// `ER_SPECIFIC_ACCESS_DENIED_ERROR`.
 const ACCESS_DENIED: u16 = 1227;
@@ -33,7 +28,7 @@ const ACCESS_DENIED: u16 = 1227;
 pub struct Logs(Vec<(String, u64)>);
 
 impl Logs {
-    /// Asks for them, however long it takes.
+    /// Asks for them, for as long as the connection waits.
     ///
     /// # Errors
     /// As the connection gives them; [`Kind::Config`] naming the privilege that lacks.
@@ -42,14 +37,15 @@ impl Logs {
             Flavor::MySql => "REPLICATION CLIENT",
             Flavor::MariaDb => "BINLOG MONITOR",
         };
-        let rows = connection.query_all("SHOW BINARY LOGS").await.map_err(|error| {
-            if ServerError::find(&error).is_some_and(|said| said.code == ACCESS_DENIED) {
-                error
-                    .with_kind(Kind::Config)
-                    .hint(format!("GRANT {grant} ON *.* to pitr's user; `pitr grants` prints all it needs"))
-            } else {
-                error
-            }
+        let rows = connection.query_all("SHOW BINARY LOGS").await.map_err(|error| match ServerError::find(&error) {
+            Some(said) if said.code == ACCESS_DENIED => error
+                .with_kind(Kind::Config)
+                .hint(format!("GRANT {grant} ON *.* to pitr's user; `pitr grants` prints all it needs")),
+            Some(_) => error,
+            None => error.hint(
+                "do its commits wait for a semi-synchronous replica that is not there? let one come, or switch \
+                     rpl_semi_sync_*_enabled off for a moment",
+            ),
         })?;
         // The third column is MySQL's: whether the file is encrypted.
         let log = |row: Vec<Option<String>>| {
@@ -59,14 +55,6 @@ impl Logs {
             Some((name, bytes.saturating_sub(head)))
         };
         Ok(Self(rows.into_iter().filter_map(log).collect()))
-    }
-
-    /// Asks for them, and gives up where the server is kept from answering.
-    ///
-    /// # Errors
-    /// As [`Logs::ask`] and [`in_time`].
-    pub async fn ask_soon(connection: &mut Connection) -> Result<Self> {
-        in_time(Self::ask(connection)).await
     }
 
     /// Files of these names and bytes.
@@ -114,18 +102,4 @@ impl Logs {
         let from = self.0.iter().skip_while(|(name, _)| *name != place.file);
         from.map(|(_, bytes)| bytes).sum::<u64>().saturating_sub(place.position)
     }
-}
-
-/// What a server says of its files, unless it is kept from answering for too long.
-///
-/// # Errors
-/// As the answer; [`Kind::DatabaseUnreachable`] when none comes.
-pub async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| {
-        let seconds = PATIENCE.as_secs();
-        let text = format!("the source has not named its binlog files within {seconds} seconds");
-        let hint = "do its commits wait for a semi-synchronous replica that is not there? `pitr archive` is one, once it \
-                    has begun; or switch rpl_semi_sync_*_enabled off";
-        Err(Error::new(Kind::DatabaseUnreachable, text).hint(hint))
-    })
 }

@@ -40,11 +40,11 @@ use logs::Logs;
 /// Bytes read from the connection at a time.
 const READ_BYTES: usize = 256 << 10;
 
-/// How long a source may take to begin its dump.
+/// How long a source may be silent while it begins its dump.
 const BEGIN_MAX: Duration = Duration::from_secs(60);
 
 /// How long a source may take to name its files before its log is asked for without.
-const SEMI_SYNC_PATIENCE: Duration = Duration::from_millis(300);
+const SEMI_SYNC_PATIENCE: Duration = Duration::from_millis(100);
 
 /// By so much what a heartbeat says may be older than its arrival.
 const HEARTBEAT_DELAY_MICROS: i64 = 100_000;
@@ -128,13 +128,26 @@ impl MySqlSource {
     }
 
     async fn logs(&mut self) -> Result<Logs> {
-        Logs::ask_soon(self.connection().await?).await
+        Logs::ask(self.connection().await?).await
     }
 
     /// A connection that is for one thing only.
     async fn take_connection(&mut self) -> Result<Connection> {
         self.connection().await?;
         self.connection.take().ok_or_else(|| Error::failure("there is no connection"))
+    }
+
+    /// The same, to the server that said `facts` of itself: a name may lead to another by now.
+    async fn take_connection_to(&mut self, facts: &Facts) -> Result<Connection> {
+        if self.connection.is_none() {
+            let now = self.ask().await?;
+            if now.server != facts.server {
+                let text =
+                    format!("another server answers than a moment ago: {}, and not {}", now.server, facts.server);
+                return Err(Error::new(Kind::DatabaseUnreachable, text));
+            }
+        }
+        self.take_connection().await
     }
 
     /// Begins a dump whose log goes on at this offset and place.
@@ -155,7 +168,7 @@ impl MySqlSource {
         if facts.semi_sync {
             intake.expect_semi_sync();
         }
-        let mut connection = self.take_connection().await?;
+        let mut connection = self.take_connection_to(facts).await?;
         for statement in dump::statements(facts.flavor, start, &self.uuid, facts.semi_sync) {
             connection.execute(&statement).await?;
         }
@@ -178,21 +191,14 @@ impl MySqlSource {
         if let Some(logs) = logs {
             stream.expect(logs);
         }
-        let begun = tokio::time::timeout(BEGIN_MAX, async {
-            // Whether it is the archive's log is said here, and not by what comes later.
-            while !stream.intake.has_begun() || stream.intake.owes_proof() {
-                let proof_pending = stream.intake.owes_proof();
-                stream
-                    .receive()
-                    .await
-                    .map_err(|error| if proof_pending { intake::unproved(error, place) } else { error })?;
-            }
-            Ok(())
-        });
-        begun.await.unwrap_or_else(|_| {
-            let text = format!("the source has not begun to send its log within {} seconds", BEGIN_MAX.as_secs());
-            Err(Error::new(Kind::DatabaseUnreachable, text))
-        })?;
+        // Whether it is the archive's log is said here, and not by what comes later.
+        while !stream.intake.has_begun() || stream.intake.owes_proof() {
+            let received = tokio::time::timeout(BEGIN_MAX, stream.receive()).await.unwrap_or_else(|_| {
+                let text = format!("the source has not begun to send its log within {} seconds", BEGIN_MAX.as_secs());
+                Err(Error::new(Kind::DatabaseUnreachable, text))
+            });
+            received.map_err(|e| if stream.intake.owes_proof() { intake::unproved(e, place) } else { e })?;
+        }
         Ok(stream)
     }
 
@@ -202,6 +208,7 @@ impl MySqlSource {
             return Ok((Some(self.logs().await?), None));
         }
         let mut connection = self.take_connection().await?;
+        connection.wait_without_end();
         let mut asked: Asked = Box::pin(async move { Logs::ask(&mut connection).await.map(|logs| (connection, logs)) });
         match tokio::time::timeout(SEMI_SYNC_PATIENCE, &mut asked).await {
             Ok(answer) => {
@@ -219,6 +226,8 @@ impl Source for MySqlSource {
     async fn identify(&mut self) -> Result<ServerState> {
         let facts = self.ask().await?;
         facts.check()?;
+        // Whoever may not know of its files may not archive them.
+        self.logs_or_not_yet(&facts).await?;
         Ok(ServerState {
             identity: Identity {
                 format_version: 1,
@@ -255,7 +264,8 @@ impl Source for MySqlSource {
                 // What to do then hangs on what it has.
                 Err(error) if error.kind() == Kind::Absent && asked.is_some() => {
                     if let Some(asked) = asked.take() {
-                        logs = Some(logs::in_time(asked).await?.1);
+                        let answer = tokio::time::timeout(BEGIN_MAX, asked).await.unwrap_or(Err(error));
+                        logs = Some(answer.map_err(|e| e.with_kind(Kind::DatabaseUnreachable))?.1);
                     }
                 }
                 begun => break Stream { asked, ..begun? },
