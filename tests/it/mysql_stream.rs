@@ -179,6 +179,64 @@ fn kill_9_of_the_source_and_its_next_file_are_followed() {
     }
 }
 
+/// What a server has been killed at writing, appended to its log: `events` of the last transaction
+/// and half of the next event.
+fn append_half_a_transaction(server: &MySqlServer, name: &str, events: usize) {
+    let path = server.data().join(name);
+    let mut file = fs::read(&path).unwrap();
+    let u32_at = |file: &[u8], at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+    let mut starts = vec![4];
+    while let Some(&at) = starts.last().filter(|&&at| at < file.len()) {
+        starts.push(at + u32_at(&file, at + 9));
+    }
+    let gtid = starts.iter().rposition(|&at| file.get(at + 4) == Some(&162)).expect("a transaction");
+    for pair in starts[gtid..].windows(2).take(events) {
+        let mut event = file[pair[0]..pair[1]].to_vec();
+        let end = (file.len() + event.len()) as u32;
+        event[13..17].copy_from_slice(&end.to_le_bytes());
+        let (covered, crc) = event.split_last_chunk_mut::<4>().unwrap();
+        *crc = crc32fast::hash(covered).to_le_bytes();
+        file.extend_from_slice(&event);
+    }
+    let next = starts[gtid + events];
+    file.extend_from_within(next..next + 30);
+    fs::write(&path, file).unwrap();
+}
+
+/// MariaDB leaves the end of such a file as it is, and gives away nothing behind it.
+#[test]
+fn a_file_that_ends_inside_an_event_is_followed_by_the_next() {
+    for (make, connected) in [(Make::MariaDb1011, true), (Make::MariaDb118, false)] {
+        let scratch = Scratch::new();
+        let mut server = MySqlServer::start(&scratch, "source", make, NONE);
+        marker_table(&server);
+        let pitr = pitr(&scratch, &server);
+        for events in [0, 1, 2] {
+            let archiver = connected.then(|| pitr.archive_with(&["--no-backup"]));
+            mark(&server);
+            let name = server.log_end().name;
+            server.kill();
+            append_half_a_transaction(&server, &name, events);
+            server.run();
+            mark(&server);
+            mark(&server);
+            server.wait_for_quiet_log();
+            if let Some(mut archiver) = archiver {
+                condition("the archive to follow", PATIENCE, || {
+                    (pitr.json(&["status"])["source"]["lag_bytes"] == 0).then_some(())
+                });
+                archiver.assert_running();
+                archiver.stop();
+            }
+            let dir = scratch.join(&format!("export-{events}"));
+            export_all(&pitr, &dir, &server);
+            assert_equals_binlog(&dir, &server, &server.log_end().name);
+            let status = pitr.json(&["status"]);
+            assert_eq!((&status["timeline"], &status["gaps"]), (&1.into(), &0.into()), "{status}");
+        }
+    }
+}
+
 #[test]
 fn checksums_may_be_switched_off_and_on_while_the_log_streams() {
     for make in [Make::MariaDb1011, Make::MySql97] {

@@ -29,8 +29,8 @@ use crate::model::time::Timestamp;
 
 mod refusal;
 
-pub(super) use refusal::unproved;
 use refusal::{another_log, refusal};
+pub(super) use refusal::{is_cut_short, unproved};
 
 /// Larger events are not put together.
 const WHOLE_BYTES_MAX: usize = 64 << 10;
@@ -115,6 +115,8 @@ pub struct Intake {
     semi_sync: bool,
     acknowledgeable: VecDeque<Acknowledgeable>,
     unit: Unit,
+    /// Transactions that have begun.
+    transactions: u64,
 }
 
 /// What the archive holds, and how the source proves that its log is the same.
@@ -223,7 +225,14 @@ impl Intake {
             semi_sync: false,
             acknowledgeable: VecDeque::new(),
             unit: Unit::default(),
+            transactions: 0,
         }
+    }
+
+    /// How many transactions have begun that the archive does not hold, or not whole.
+    #[must_use]
+    pub const fn transactions(&self) -> u64 {
+        self.transactions
     }
 
     /// The dump begins with the last transaction that the archive holds, which proves that it is
@@ -260,6 +269,12 @@ impl Intake {
     #[must_use]
     pub const fn has_begun(&self) -> bool {
         self.head.is_some() || self.file.is_some()
+    }
+
+    /// The file named last.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.name
     }
 
     /// Whether the source has still to show that its log is the archive's: by the last
@@ -485,6 +500,7 @@ impl Intake {
         };
         file.position += u64::from(header.length);
         if begins_group(header.kind) {
+            self.transactions += 1;
             if self.out.len() >= PIECE_BYTES {
                 self.flush();
             }

@@ -75,6 +75,13 @@ impl Logs {
         self.0.iter().find(|(name, _)| name == file).map(|(_, bytes)| *bytes)
     }
 
+    /// The file behind this one, if there is any.
+    #[must_use]
+    pub fn after(&self, file: &str) -> Option<&str> {
+        let mut from = self.0.iter().skip_while(|(name, _)| name != file).skip(1);
+        from.next().map(|(name, _)| name.as_str())
+    }
+
     /// Where the oldest log begins that the server still has.
     #[must_use]
     pub fn oldest(&self, facts: &Facts) -> Option<Place> {

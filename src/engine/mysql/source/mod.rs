@@ -13,10 +13,13 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
 
 use super::base::Origin;
+use super::binlog::note::FILE_START;
 use super::connect::packet::Unframer;
 use super::connect::{Connection, Reader, Writer};
 use super::conninfo::{ConnInfo, process_environment};
+use super::gtid::GtidSet;
 use super::place::Place;
+use super::recover::settings::quoted;
 use crate::engine::{BaseOptions, BaseStream, Kept, LogEnd, Source, SourceOptions, StreamEvent};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{Identity, ServerState};
@@ -45,6 +48,10 @@ const BEGIN_MAX: Duration = Duration::from_secs(60);
 
 /// How long a source may take to name its files before its log is asked for without.
 const SEMI_SYNC_PATIENCE: Duration = Duration::from_millis(100);
+
+/// So much of a transaction is looked at for whether its file ends in it; of one with more the
+/// archive gets what there is, and it is looked at again behind that.
+const PART_BYTES_MAX: u64 = 32 << 20;
 
 /// By so much what a heartbeat says may be older than its arrival.
 const HEARTBEAT_DELAY_MICROS: i64 = 100_000;
@@ -102,6 +109,8 @@ struct Stream {
     buffer: BytesMut,
     intake: Intake,
     events: VecDeque<StreamEvent>,
+    /// What came behind those.
+    failed: Option<Error>,
     /// Where the archive's log ended when the dump began, and where that is in this source.
     from: (Offset, Option<Place>),
     /// Whoever waits to hear which files the source has, while that is not known.
@@ -182,6 +191,7 @@ impl MySqlSource {
             buffer: BytesMut::with_capacity(READ_BYTES),
             intake,
             events: VecDeque::new(),
+            failed: None,
             from: (offset, (place.server == facts.server).then(|| place.clone())),
             expected_end: offset,
             asked: None,
@@ -199,7 +209,37 @@ impl MySqlSource {
             });
             received.map_err(|e| if stream.intake.owes_proof() { intake::unproved(e, place) } else { e })?;
         }
+        // What a server was writing when it was killed ends its file: no more than a part of one
+        // transaction, perhaps with half an event.
+        let is_left = logs.is_some_and(|logs| logs.after(&place.file).is_some());
+        let may_end = |intake: &Intake| {
+            is_left
+                && intake.file() == place.file
+                && intake.transactions() <= 1
+                && intake.offset().since(offset) < PART_BYTES_MAX
+        };
+        while may_end(&stream.intake) {
+            stream.receive().await?;
+        }
         Ok(stream)
+    }
+
+    /// Where the log goes on behind a file that ends inside an event: in the next one, if that
+    /// says itself that all transactions before it are archived. MySQL cuts such an end off;
+    /// MariaDB leaves it there, and does not give away what comes behind.
+    async fn behind_cut(&mut self, place: &Place, logs: Option<&Logs>) -> Result<Option<Place>> {
+        let Some(next) = logs.and_then(|logs| logs.after(&place.file)) else { return Ok(None) };
+        let sql = format!("SHOW BINLOG EVENTS IN {} LIMIT 5", quoted(next));
+        let rows = self.connection().await?.query_all(&sql).await?;
+        // Columns: file, position, kind, server, end, and the list in brackets.
+        let list = rows.iter().find_map(|row| match row.get(2)?.as_deref()? {
+            "Gtid_list" => row.get(5)?.as_deref()?.strip_prefix('[')?.strip_suffix(']'),
+            _ => None,
+        });
+        let Some(list) = list else { return Ok(None) };
+        let all_archived = place.gtids.covers(&GtidSet::parse_mariadb(list)?);
+        let next = Place { file: next.to_owned(), position: FILE_START, after: None, holding: 0, ..place.clone() };
+        Ok(all_archived.then_some(next))
     }
 
     /// Its files, or who waits for their names where its commits may be waiting for us.
@@ -256,7 +296,7 @@ impl Source for MySqlSource {
 
     async fn stream(&mut self, from: &Resume) -> Result<()> {
         let facts = self.ask().await?;
-        let place = Place::parse(&from.position, facts.flavor)?;
+        let mut place = Place::parse(&from.position, facts.flavor)?;
         let (mut logs, mut asked) = self.logs_or_not_yet(&facts).await?;
         self.stream = Some(loop {
             let start = facts.start(&place, logs.as_ref())?;
@@ -268,6 +308,17 @@ impl Source for MySqlSource {
                         logs = Some(answer.map_err(|e| e.with_kind(Kind::DatabaseUnreachable))?.1);
                     }
                 }
+                Err(error) if intake::is_cut_short(&error) => match self.behind_cut(&place, logs.as_ref()).await? {
+                    Some(next) => {
+                        tracing::warn!(
+                            file = place.file,
+                            next = next.file,
+                            "the source's file ends inside an event, as its server was killed; the log goes on in the next"
+                        );
+                        place = next;
+                    }
+                    None => return Err(error),
+                },
                 begun => break Stream { asked, ..begun? },
             }
         });
@@ -332,6 +383,9 @@ impl Stream {
 
     /// Reads what has come and takes it. Cancel safe: nothing is taken before it was read.
     async fn receive(&mut self) -> Result<()> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         self.buffer.reserve(READ_BYTES);
         let read = match &mut self.asked {
             None => self.reader.read_buf(&mut self.buffer).await,
@@ -352,17 +406,31 @@ impl Stream {
         let now = SystemClock.now().saturating_add(self.clock_ahead_micros);
         self.intake.set_now(now);
         let mut input = self.buffer.as_ref();
-        while let Some(piece) = self.unframer.next(&mut input)? {
-            if self.intake.take(piece)? {
-                self.unframer.expect(1);
+        let end = loop {
+            match self
+                .unframer
+                .next(&mut input)
+                .and_then(|piece| piece.map(|piece| self.intake.take(piece)).transpose())
+            {
+                Ok(Some(true)) => self.unframer.expect(1),
+                Ok(Some(false)) => {}
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
             }
-        }
+        };
         self.buffer.clear();
         self.intake.flush();
         while let Some(taken) = self.intake.pop() {
             self.events.push_back(self.event(taken, now));
         }
-        Ok(())
+        match end {
+            // What came before it counts: it comes again after each new beginning.
+            Err(error) if !self.events.is_empty() => {
+                self.failed = Some(error);
+                Ok(())
+            }
+            end => end,
+        }
     }
 
     fn event(&self, taken: Taken, now: Timestamp) -> StreamEvent {

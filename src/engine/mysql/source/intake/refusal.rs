@@ -30,6 +30,11 @@ pub(in crate::engine::mysql::source) fn unproved(error: Error, place: &Place) ->
     error
 }
 
+/// Whether the source found its file to end inside an event (`LOG_READ_TRUNC`).
+pub(in crate::engine::mysql::source) fn is_cut_short(error: &Error) -> bool {
+    ServerError::find(error).is_some_and(|said| said.message.contains("truncated in the middle of event"))
+}
+
 /// What the source says instead of an event. By number alone this cannot be told apart: all of
 /// them are `ER_MASTER_FATAL_ERROR_READING_BINLOG`, in English whatever `lc_messages` is.
 pub(super) fn refusal(packet: &[u8]) -> Error {
