@@ -247,11 +247,10 @@ fn a_server_that_runs_replays_up_to_the_target() {
         pitr.ok(["restore", "--target-gtid", &target.gtid]).says(&[&target.gtid, "first one out"]);
         assert_eq!(marker_ids(&live), ids.iter().copied().take(ids.len() - 3).collect(), "{make:?}");
         let (done, later) = (&target.gtid, &all[all.len() - 2].gtid);
-        pitr.run(["restore", "--target", "latest", "--exclude-gtid", done]).exit(5).says(&[
-            done,
-            "has executed",
-            "--to",
-        ]);
+        if !make.is_mariadb() {
+            let refused = pitr.run(["restore", "--target", "latest", "--exclude-gtid", done]);
+            refused.exit(5).says(&[done, "has executed", "--to"]);
+        }
         let next = &all[all.len() - 3].gtid;
         pitr.run(["restore", "--target-gtid", next, "--exclude-gtid", later])
             .exit(14)

@@ -179,6 +179,37 @@ fn kill_9_of_the_source_and_its_next_file_are_followed() {
     }
 }
 
+/// The same of a transaction that comes while the archive is up to date, so that a tail is open.
+#[test]
+fn a_large_transaction_that_has_just_come_is_cut_off_by_kill_9_and_gone_on_with() {
+    for make in [Make::MariaDb1011, Make::MySql97] {
+        let scratch = Scratch::new();
+        let server = MySqlServer::start(&scratch, "source", make, NONE);
+        server.sql("CREATE TABLE test.wide (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB)");
+        let pitr = pitr(&scratch, &server);
+        catch_up(&pitr);
+        let log = pitr.cluster_dir().join("log/00000001");
+        let objects = || fs::read_dir(&log).map_or(0, |dir| dir.filter_map(Result::ok).count());
+        let big = "BEGIN;\n".to_owned()
+            + &"INSERT INTO test.wide (v) SELECT REPEAT(RANDOM_BYTES(1000), 3000);\n".repeat(24)
+            + "COMMIT;\n";
+        for _ in 0..3 {
+            let archiver = pitr.archive_with(&["--no-backup"]);
+            server.sql("INSERT INTO test.wide (v) VALUES ('before')");
+            condition("the archive to follow", PATIENCE, || {
+                (pitr.json(&["status"])["source"]["lag_bytes"] == 0).then_some(())
+            });
+            let before = objects();
+            server.sql(&big);
+            condition("two objects more in the archive", PATIENCE, || (objects() >= before + 2).then_some(()));
+            archiver.kill();
+        }
+        assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
+        let status = pitr.json(&["status"]);
+        assert_eq!((&status["timeline"], &status["gaps"]), (&1.into(), &0.into()), "{status}");
+    }
+}
+
 /// What a server has been killed at writing, appended to its log: `events` of the last transaction
 /// and half of the next event.
 fn append_half_a_transaction(server: &MySqlServer, name: &str, events: usize) {
@@ -211,7 +242,7 @@ fn a_file_that_ends_inside_an_event_is_followed_by_the_next() {
         let mut server = MySqlServer::start(&scratch, "source", make, NONE);
         marker_table(&server);
         let pitr = pitr(&scratch, &server);
-        for events in [0, 1, 2] {
+        for (round, events) in [0, 1, 0, 2].into_iter().enumerate() {
             let archiver = connected.then(|| pitr.archive_with(&["--no-backup"]));
             mark(&server);
             let name = server.log_end().name;
@@ -228,7 +259,7 @@ fn a_file_that_ends_inside_an_event_is_followed_by_the_next() {
                 archiver.assert_running();
                 archiver.stop();
             }
-            let dir = scratch.join(&format!("export-{events}"));
+            let dir = scratch.join(&format!("export-{round}"));
             export_all(&pitr, &dir, &server);
             assert_equals_binlog(&dir, &server, &server.log_end().name);
             let status = pitr.json(&["status"]);

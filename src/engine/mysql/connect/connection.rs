@@ -86,9 +86,9 @@ impl Connection {
         &self.wire.place
     }
 
-    /// Answers may take as long as they do from now on.
-    pub const fn wait_without_end(&mut self) {
-        self.wire.answer_max = Duration::MAX;
+    /// Whether answers may take as long as they do from now on.
+    pub const fn wait_without_end(&mut self, without_end: bool) {
+        self.wire.answer_max = if without_end { Duration::MAX } else { ANSWER_MAX };
     }
 
     /// Runs a statement that gives no rows.

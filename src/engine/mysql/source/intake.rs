@@ -281,7 +281,7 @@ impl Intake {
     /// transaction that the archive holds, all of it, or by the rest of one that it holds in part.
     #[must_use]
     pub fn owes_proof(&self) -> bool {
-        self.held.as_ref().is_some_and(Held::owes)
+        self.skip > 0 || self.held.as_ref().is_some_and(Held::owes)
     }
 
     /// What comes from now on came at this moment, by the source's clock.
@@ -467,6 +467,10 @@ impl Intake {
     }
 
     fn described(&mut self, header: &Header, event: &[u8]) -> Result<()> {
+        if self.skip > 0 {
+            let text = "the source ends the transaction that the archive holds in part before the archive does";
+            return Err(Error::new(Kind::NotRecoverable, text));
+        }
         let mut description = BytesMut::from(event);
         // On the wire it is cleared; its checksum is that of the event without it.
         if let Some(flags) = description.get_mut(17..18) {

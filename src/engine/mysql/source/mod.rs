@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -65,6 +65,7 @@ pub(super) async fn connect(url: &str, options: &SourceOptions) -> Result<Box<dy
         server_id: rand::random_range(1 << 30..u32::MAX),
         uuid: random_uuid(),
         connection: Some(connection),
+        asked: None,
         stream: None,
     }))
 }
@@ -95,11 +96,32 @@ struct MySqlSource {
     server_id: u32,
     uuid: String,
     connection: Option<Connection>,
+    /// Asked on a connection of its own.
+    asked: Option<Asked>,
     stream: Option<Stream>,
 }
 
-/// Waits for a source to name its files. The connection is the one it was asked on.
-type Asked = Pin<Box<dyn Future<Output = Result<(Connection, Logs)>> + Send>>;
+/// The files of a source, once it names them, with the connection it was asked on.
+type Answer = Pin<Box<dyn Future<Output = Result<(Connection, Logs)>> + Send>>;
+
+/// A source that has still to name its files.
+struct Asked {
+    answer: Answer,
+    /// Its clock before that.
+    since: Timestamp,
+}
+
+impl Asked {
+    fn new(mut connection: Connection, since: Timestamp) -> Self {
+        let answer = async move {
+            connection.wait_without_end(true);
+            let logs = Logs::ask(&mut connection).await?;
+            connection.wait_without_end(false);
+            Ok((connection, logs))
+        };
+        Self { answer: Box::pin(answer), since }
+    }
+}
 
 /// A dump that has begun.
 struct Stream {
@@ -203,11 +225,11 @@ impl MySqlSource {
         }
         // Whether it is the archive's log is said here, and not by what comes later.
         while !stream.intake.has_begun() || stream.intake.owes_proof() {
-            let received = tokio::time::timeout(BEGIN_MAX, stream.receive()).await.unwrap_or_else(|_| {
-                let text = format!("the source has not begun to send its log within {} seconds", BEGIN_MAX.as_secs());
-                Err(Error::new(Kind::DatabaseUnreachable, text))
-            });
-            received.map_err(|e| if stream.intake.owes_proof() { intake::unproved(e, place) } else { e })?;
+            match stream.receive_soon().await {
+                Err(error) if stream.intake.owes_proof() => return Err(intake::unproved(error, place)),
+                Err(error) if !stream.intake.has_begun() => return Err(error),
+                received => stream.failed = received.err().or(stream.failed.take()),
+            }
         }
         // What a server was writing when it was killed ends its file: no more than a part of one
         // transaction, perhaps with half an event.
@@ -218,15 +240,15 @@ impl MySqlSource {
                 && intake.transactions() <= 1
                 && intake.offset().since(offset) < PART_BYTES_MAX
         };
-        while may_end(&stream.intake) {
-            stream.receive().await?;
+        while stream.failed.is_none() && may_end(&stream.intake) {
+            stream.failed = stream.receive_soon().await.err();
         }
         Ok(stream)
     }
 
     /// Where the log goes on behind a file that ends inside an event: in the next one, if that
-    /// says itself that all transactions before it are archived. MySQL cuts such an end off;
-    /// MariaDB leaves it there, and does not give away what comes behind.
+    /// says itself that what the archive holds is all there was before it. MySQL cuts such an end
+    /// off; MariaDB leaves it there, and does not give away what comes behind.
     async fn behind_cut(&mut self, place: &Place, logs: Option<&Logs>) -> Result<Option<Place>> {
         let Some(next) = logs.and_then(|logs| logs.after(&place.file)) else { return Ok(None) };
         let sql = format!("SHOW BINLOG EVENTS IN {} LIMIT 5", quoted(next));
@@ -237,26 +259,36 @@ impl MySqlSource {
             _ => None,
         });
         let Some(list) = list else { return Ok(None) };
-        let all_archived = place.gtids.covers(&GtidSet::parse_mariadb(list)?);
+        let list = GtidSet::parse_mariadb(list)?;
+        let all_archived = place.gtids.covers(&list) && list.covers(&place.gtids);
         let next = Place { file: next.to_owned(), position: FILE_START, after: None, holding: 0, ..place.clone() };
         Ok(all_archived.then_some(next))
     }
 
-    /// Its files, or who waits for their names where its commits may be waiting for us.
-    async fn logs_or_not_yet(&mut self, facts: &Facts) -> Result<(Option<Logs>, Option<Asked>)> {
+    /// Its files; `None` where it does not name them at once, for its commits may be waiting for us.
+    async fn logs_or_not_yet(&mut self, facts: &mut Facts) -> Result<Option<Logs>> {
         if !facts.semi_sync {
-            return Ok((Some(self.logs().await?), None));
+            return Ok(Some(self.logs().await?));
         }
-        let mut connection = self.take_connection().await?;
-        connection.wait_without_end();
-        let mut asked: Asked = Box::pin(async move { Logs::ask(&mut connection).await.map(|logs| (connection, logs)) });
-        match tokio::time::timeout(SEMI_SYNC_PATIENCE, &mut asked).await {
+        let began = Instant::now();
+        self.connection().await?.ping().await?;
+        let patience = SEMI_SYNC_PATIENCE + 3 * began.elapsed();
+        let mut asked = match self.asked.take() {
+            Some(asked) => asked,
+            None => Asked::new(self.take_connection().await?, facts.asked),
+        };
+        // What it says may be no younger than the question.
+        facts.asked = facts.asked.min(asked.since);
+        match tokio::time::timeout(patience, &mut asked.answer).await {
             Ok(answer) => {
                 let (connection, logs) = answer?;
                 self.connection = Some(connection);
-                Ok((Some(logs), None))
+                Ok(Some(logs))
             }
-            Err(_) => Ok((None, Some(asked))),
+            Err(_) => {
+                self.asked = Some(asked);
+                Ok(None)
+            }
         }
     }
 }
@@ -264,10 +296,10 @@ impl MySqlSource {
 #[async_trait]
 impl Source for MySqlSource {
     async fn identify(&mut self) -> Result<ServerState> {
-        let facts = self.ask().await?;
+        let mut facts = self.ask().await?;
         facts.check()?;
         // Whoever may not know of its files may not archive them.
-        self.logs_or_not_yet(&facts).await?;
+        self.logs_or_not_yet(&mut facts).await?;
         Ok(ServerState {
             identity: Identity {
                 format_version: 1,
@@ -295,31 +327,38 @@ impl Source for MySqlSource {
     }
 
     async fn stream(&mut self, from: &Resume) -> Result<()> {
-        let facts = self.ask().await?;
+        let mut facts = self.ask().await?;
         let mut place = Place::parse(&from.position, facts.flavor)?;
-        let (mut logs, mut asked) = self.logs_or_not_yet(&facts).await?;
+        let mut logs = self.logs_or_not_yet(&mut facts).await?;
         self.stream = Some(loop {
             let start = facts.start(&place, logs.as_ref())?;
-            match self.begin(&facts, (from.offset, &place), &start, logs.as_ref()).await {
+            let begun = self.begin(&facts, (from.offset, &place), &start, logs.as_ref()).await;
+            let stream = match (begun, self.asked.take()) {
                 // What to do then hangs on what it has.
-                Err(error) if error.kind() == Kind::Absent && asked.is_some() => {
-                    if let Some(asked) = asked.take() {
-                        let answer = tokio::time::timeout(BEGIN_MAX, asked).await.unwrap_or(Err(error));
-                        logs = Some(answer.map_err(|e| e.with_kind(Kind::DatabaseUnreachable))?.1);
-                    }
+                (Err(error), Some(asked)) if error.kind() == Kind::Absent => {
+                    let answer = tokio::time::timeout(BEGIN_MAX, asked.answer).await.unwrap_or(Err(error));
+                    logs = Some(answer.map_err(|e| e.with_kind(Kind::DatabaseUnreachable))?.1);
+                    continue;
                 }
-                Err(error) if intake::is_cut_short(&error) => match self.behind_cut(&place, logs.as_ref()).await? {
-                    Some(next) => {
-                        tracing::warn!(
-                            file = place.file,
-                            next = next.file,
-                            "the source's file ends inside an event, as its server was killed; the log goes on in the next"
-                        );
-                        place = next;
-                    }
-                    None => return Err(error),
-                },
-                begun => break Stream { asked, ..begun? },
+                (begun, asked) => Stream { asked, ..begun? },
+            };
+            if !stream.failed.as_ref().is_some_and(intake::is_cut_short) {
+                break stream;
+            }
+            match self.behind_cut(&place, logs.as_ref()).await {
+                Ok(Some(next)) => {
+                    tracing::warn!(
+                        file = place.file,
+                        next = next.file,
+                        "the source's file ends inside an event, as its server was killed; the log goes on in the next"
+                    );
+                    place = next;
+                }
+                Ok(None) => break stream,
+                Err(error) => {
+                    tracing::warn!(%error, file = place.file, "where the log goes on behind this file cannot be told");
+                    break stream;
+                }
             }
         });
         Ok(())
@@ -381,6 +420,14 @@ impl Stream {
         self.intake.expect_end(logs.end());
     }
 
+    /// Reads what comes soon, as it does where a dump begins.
+    async fn receive_soon(&mut self) -> Result<()> {
+        tokio::time::timeout(BEGIN_MAX, self.receive()).await.unwrap_or_else(|_| {
+            let text = format!("the source has not begun to send its log within {} seconds", BEGIN_MAX.as_secs());
+            Err(Error::new(Kind::DatabaseUnreachable, text))
+        })
+    }
+
     /// Reads what has come and takes it. Cancel safe: nothing is taken before it was read.
     async fn receive(&mut self) -> Result<()> {
         if let Some(error) = self.failed.take() {
@@ -391,7 +438,7 @@ impl Stream {
             None => self.reader.read_buf(&mut self.buffer).await,
             Some(asked) => tokio::select! {
                 read = self.reader.read_buf(&mut self.buffer) => read,
-                answer = asked => {
+                answer = &mut asked.answer => {
                     self.asked = None;
                     self.expect(&answer?.1);
                     return Ok(());
