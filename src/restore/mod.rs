@@ -40,6 +40,8 @@ const AHEAD_PER_JOB: usize = 2;
 
 /// How long the server of an interrupted restore may take to end.
 const ORPHAN_STOP_MAX: Duration = Duration::from_secs(30);
+/// How long a server that begins may take to write its number down.
+const PID_FILE_MAX: Duration = Duration::from_secs(1);
 
 /// What to do with a plan.
 #[derive(Clone, Debug)]
@@ -319,6 +321,14 @@ fn stop_orphan(partial: &Path) -> Result<()> {
 /// anybody's, but a server's working directory is its data directory (`ChangeToDataDir`,
 /// `src/backend/utils/init/miscinit.c`).
 fn orphan(dir: &Path) -> Result<Option<rustix::process::Pid>> {
+    // A server that was killed as it began leaves it empty; one that begins just now fills it.
+    let begun = Instant::now();
+    while fs::metadata(dir.join("postmaster.pid")).is_ok_and(|meta| meta.len() == 0) {
+        if begun.elapsed() > PID_FILE_MAX {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let Some(pid) = files::live_server(dir)? else { return Ok(None) };
     let dir = fs::canonicalize(dir).map_err(|e| Error::io("find", dir, e))?;
     let works_in = fs::read_link(format!("/proc/{pid}/cwd"));

@@ -118,6 +118,14 @@ fn what_another_restore_works_at_is_left_alone() {
 }
 
 #[test]
+fn a_server_that_was_killed_as_it_began_is_no_obstacle() {
+    let (scratch, data) = holding(&["data.partial.run/x", "data.partial/x"]);
+    fs::write(scratch.path().join("data.partial/postmaster.pid"), b"").unwrap();
+    ready(&data, false, None, 0).unwrap();
+    assert!(!scratch.path().join("data.partial").exists());
+}
+
+#[test]
 fn delta_leaves_a_directory_alone_in_which_a_server_runs() {
     let files = ["data/postmaster.pid"];
     let (scratch, data) = holding(&files);

@@ -7,6 +7,8 @@
 //! MariaDB `sql/log.cc` (`trx_group_commit_leader`), `sql/sql_repl.cc` (`show_binlogs`); MySQL
 //! `sql/binlog.cc` (`ordered_commit`), `sql/rpl_source.cc` (`show_binlogs`).
 
+use std::pin::Pin;
+
 use super::super::binlog::note::FILE_START;
 use super::super::connect::{Connection, ServerError};
 use super::super::flavor::Flavor;
@@ -15,6 +17,7 @@ use super::super::place::Place;
 use super::facts::Facts;
 use super::intake::FilePlace;
 use crate::error::{Kind, Result};
+use crate::model::time::Timestamp;
 
 /// What stands before the log in an encrypted file (MySQL `sql/rpl_log_encryption.h`,
 /// `Rpl_encryption_header::HEADER_SIZE`). No position counts it, a file's size does.
@@ -108,5 +111,30 @@ impl Logs {
     pub fn behind(&self, place: &Place) -> u64 {
         let from = self.0.iter().skip_while(|(name, _)| *name != place.file);
         from.map(|(_, bytes)| bytes).sum::<u64>().saturating_sub(place.position)
+    }
+}
+
+/// The files of a source, once it names them, with the connection it was asked on.
+type Answer = Pin<Box<dyn Future<Output = Result<(Connection, Logs)>> + Send>>;
+
+/// A source that has still to name its files.
+pub(super) struct Asked {
+    pub(super) answer: Answer,
+    /// Which one it is.
+    pub(super) server: String,
+    /// Its clock before that.
+    pub(super) since: Timestamp,
+}
+
+impl Asked {
+    /// Asks over this connection, and waits without end.
+    pub(super) fn new(mut connection: Connection, facts: &Facts) -> Self {
+        let answer = async move {
+            connection.wait_without_end(true);
+            let logs = Logs::ask(&mut connection).await?;
+            connection.wait_without_end(false);
+            Ok((connection, logs))
+        };
+        Self { answer: Box::pin(answer), server: facts.server.clone(), since: facts.asked }
     }
 }

@@ -4,18 +4,13 @@
 //! that file, the dump begins there, with the last transaction that the archive holds: it is
 //! compared, and so the log proves to be the same. Elsewhere GTIDs tell where to go on.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::BytesMut;
-use tokio::io::AsyncReadExt as _;
 
 use super::base::Origin;
 use super::binlog::note::FILE_START;
-use super::connect::packet::Unframer;
-use super::connect::{Connection, Reader, Writer};
+use super::connect::Connection;
 use super::conninfo::{ConnInfo, process_environment};
 use super::gtid::GtidSet;
 use super::place::Place;
@@ -25,7 +20,6 @@ use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{Identity, ServerState};
 use crate::model::offset::Offset;
 use crate::model::position::{Position, Resume};
-use crate::model::time::{Clock as _, SystemClock, Timestamp};
 use crate::model::timeline::{History, TimelineId};
 use crate::segment::cutter::NO_FILES;
 
@@ -34,27 +28,19 @@ pub mod facts;
 mod heartbeat;
 pub mod intake;
 pub mod logs;
+mod stream;
 
 use dump::Start;
 use facts::Facts;
-use intake::{Intake, Taken};
-use logs::Logs;
+use intake::Intake;
+use logs::{Asked, Logs};
+use stream::Stream;
 
-/// Bytes read from the connection at a time.
-const READ_BYTES: usize = 256 << 10;
-
-/// How long a source may be silent while it begins its dump.
-const BEGIN_MAX: Duration = Duration::from_secs(60);
+/// How long a source may take to name its files where it refuses its log without.
+const ABSENT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a source may take to name its files before its log is asked for without.
 const SEMI_SYNC_PATIENCE: Duration = Duration::from_millis(100);
-
-/// So much of a transaction is looked at for whether its file ends in it; of one with more the
-/// archive gets what there is, and it is looked at again behind that.
-const PART_BYTES_MAX: u64 = 32 << 20;
-
-/// By so much what a heartbeat says may be older than its arrival.
-const HEARTBEAT_DELAY_MICROS: i64 = 100_000;
 
 /// Connects to a source.
 pub(super) async fn connect(url: &str, options: &SourceOptions) -> Result<Box<dyn Source>> {
@@ -99,50 +85,6 @@ struct MySqlSource {
     /// Asked on a connection of its own.
     asked: Option<Asked>,
     stream: Option<Stream>,
-}
-
-/// The files of a source, once it names them, with the connection it was asked on.
-type Answer = Pin<Box<dyn Future<Output = Result<(Connection, Logs)>> + Send>>;
-
-/// A source that has still to name its files.
-struct Asked {
-    answer: Answer,
-    /// Its clock before that.
-    since: Timestamp,
-}
-
-impl Asked {
-    fn new(mut connection: Connection, since: Timestamp) -> Self {
-        let answer = async move {
-            connection.wait_without_end(true);
-            let logs = Logs::ask(&mut connection).await?;
-            connection.wait_without_end(false);
-            Ok((connection, logs))
-        };
-        Self { answer: Box::pin(answer), since }
-    }
-}
-
-/// A dump that has begun.
-struct Stream {
-    reader: Reader,
-    writer: Writer,
-    unframer: Unframer,
-    buffer: BytesMut,
-    intake: Intake,
-    events: VecDeque<StreamEvent>,
-    /// What came behind those.
-    failed: Option<Error>,
-    /// Where the archive's log ended when the dump began, and where that is in this source.
-    from: (Offset, Option<Place>),
-    /// Whoever waits to hear which files the source has, while that is not known.
-    asked: Option<Asked>,
-    /// Where the log ends, as far as that was known when the dump began.
-    expected_end: Offset,
-    /// By how much the source's clock is ahead of ours.
-    clock_ahead_micros: i64,
-    /// The source's clock before it was asked where its log ends.
-    begun: Timestamp,
 }
 
 impl MySqlSource {
@@ -205,43 +147,13 @@ impl MySqlSource {
         }
         connection.register(&dump::register(self.server_id, &self.options.application_name)).await?;
         connection.command(&dump::command(start, self.server_id)).await?;
-        let (reader, writer) = connection.into_parts();
-        let mut stream = Stream {
-            reader,
-            writer,
-            unframer: Unframer::new(1),
-            buffer: BytesMut::with_capacity(READ_BYTES),
-            intake,
-            events: VecDeque::new(),
-            failed: None,
-            from: (offset, (place.server == facts.server).then(|| place.clone())),
-            expected_end: offset,
-            asked: None,
-            clock_ahead_micros: facts.clock_ahead_micros,
-            begun: facts.asked,
-        };
+        let mut stream = Stream::new(connection, intake, from, facts);
         if let Some(logs) = logs {
             stream.expect(logs);
         }
-        // Whether it is the archive's log is said here, and not by what comes later.
-        while !stream.intake.has_begun() || stream.intake.owes_proof() {
-            match stream.receive_soon().await {
-                Err(error) if stream.intake.owes_proof() => return Err(intake::unproved(error, place)),
-                Err(error) if !stream.intake.has_begun() => return Err(error),
-                received => stream.failed = received.err().or(stream.failed.take()),
-            }
-        }
-        // What a server was writing when it was killed ends its file: no more than a part of one
-        // transaction, perhaps with half an event.
-        let is_left = logs.is_some_and(|logs| logs.after(&place.file).is_some());
-        let may_end = |intake: &Intake| {
-            is_left
-                && intake.file() == place.file
-                && intake.transactions() <= 1
-                && intake.offset().since(offset) < PART_BYTES_MAX
-        };
-        while stream.failed.is_none() && may_end(&stream.intake) {
-            stream.failed = stream.receive_soon().await.err();
+        stream.prove(place).await?;
+        if logs.is_some_and(|logs| logs.after(&place.file).is_some()) {
+            stream.look_for_end(place).await;
         }
         Ok(stream)
     }
@@ -273,9 +185,9 @@ impl MySqlSource {
         let began = Instant::now();
         self.connection().await?.ping().await?;
         let patience = SEMI_SYNC_PATIENCE + 3 * began.elapsed();
-        let mut asked = match self.asked.take() {
+        let mut asked = match self.asked.take().filter(|asked| asked.server == facts.server) {
             Some(asked) => asked,
-            None => Asked::new(self.take_connection().await?, facts.asked),
+            None => Asked::new(self.take_connection().await?, facts),
         };
         // What it says may be no younger than the question.
         facts.asked = facts.asked.min(asked.since);
@@ -336,13 +248,13 @@ impl Source for MySqlSource {
             let stream = match (begun, self.asked.take()) {
                 // What to do then hangs on what it has.
                 (Err(error), Some(asked)) if error.kind() == Kind::Absent => {
-                    let answer = tokio::time::timeout(BEGIN_MAX, asked.answer).await.unwrap_or(Err(error));
+                    let answer = tokio::time::timeout(ABSENT_PATIENCE, asked.answer).await.unwrap_or(Err(error));
                     logs = Some(answer.map_err(|e| e.with_kind(Kind::DatabaseUnreachable))?.1);
                     continue;
                 }
-                (begun, asked) => Stream { asked, ..begun? },
+                (begun, asked) => begun?.with_asked(asked),
             };
-            if !stream.failed.as_ref().is_some_and(intake::is_cut_short) {
+            if !stream.is_cut_short() {
                 break stream;
             }
             match self.behind_cut(&place, logs.as_ref()).await {
@@ -366,26 +278,17 @@ impl Source for MySqlSource {
 
     async fn next(&mut self) -> Result<StreamEvent> {
         let stream = self.stream.as_mut().ok_or_else(|| Error::failure("there is no stream"))?;
-        loop {
-            if let Some(event) = stream.events.pop_front() {
-                return Ok(event);
-            }
-            stream.receive().await?;
-        }
+        stream.next().await
     }
 
     async fn ack(&mut self, _received: Offset, durable: Offset, _request_reply: bool) -> Result<()> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        let Some(reached) = stream.intake.acknowledge(durable) else { return Ok(()) };
-        let mut packet = vec![0xef];
-        packet.extend_from_slice(&reached.position.to_le_bytes());
-        packet.extend_from_slice(reached.file.as_bytes());
-        stream.writer.write_packet(0, &packet).await
+        stream.acknowledge(durable).await
     }
 
     async fn stop(&mut self) -> Result<()> {
         if let Some(stream) = self.stream.take() {
-            stream.writer.close().await;
+            stream.close().await;
         }
         Ok(())
     }
@@ -408,98 +311,5 @@ impl Source for MySqlSource {
         let data_dir = row.into_iter().next().flatten().unwrap_or_default().into();
         let info = conninfo(&self.url, &self.options)?;
         super::base::begin(Origin { info, facts, data_dir }, options).await
-    }
-}
-
-impl Stream {
-    /// The source has this log, all of which is wanted.
-    fn expect(&mut self, logs: &Logs) {
-        let (offset, place) = &self.from;
-        let behind = place.as_ref().map_or(0, |place| logs.behind(place));
-        self.expected_end = Offset(offset.0.saturating_add(behind));
-        self.intake.expect_end(logs.end());
-    }
-
-    /// Reads what comes soon, as it does where a dump begins.
-    async fn receive_soon(&mut self) -> Result<()> {
-        tokio::time::timeout(BEGIN_MAX, self.receive()).await.unwrap_or_else(|_| {
-            let text = format!("the source has not begun to send its log within {} seconds", BEGIN_MAX.as_secs());
-            Err(Error::new(Kind::DatabaseUnreachable, text))
-        })
-    }
-
-    /// Reads what has come and takes it. Cancel safe: nothing is taken before it was read.
-    async fn receive(&mut self) -> Result<()> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        self.buffer.reserve(READ_BYTES);
-        let read = match &mut self.asked {
-            None => self.reader.read_buf(&mut self.buffer).await,
-            Some(asked) => tokio::select! {
-                read = self.reader.read_buf(&mut self.buffer) => read,
-                answer = &mut asked.answer => {
-                    self.asked = None;
-                    self.expect(&answer?.1);
-                    return Ok(());
-                }
-            },
-        };
-        let read =
-            read.map_err(|e| Error::new(Kind::DatabaseUnreachable, "the source's connection broke").because(e))?;
-        if read == 0 {
-            return Err(Error::new(Kind::DatabaseUnreachable, "the source closed the connection"));
-        }
-        let now = SystemClock.now().saturating_add(self.clock_ahead_micros);
-        self.intake.set_now(now);
-        let mut input = self.buffer.as_ref();
-        let end = loop {
-            match self
-                .unframer
-                .next(&mut input)
-                .and_then(|piece| piece.map(|piece| self.intake.take(piece)).transpose())
-            {
-                Ok(Some(true)) => self.unframer.expect(1),
-                Ok(Some(false)) => {}
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        self.buffer.clear();
-        self.intake.flush();
-        while let Some(taken) = self.intake.pop() {
-            self.events.push_back(self.event(taken, now));
-        }
-        match end {
-            // What came before it counts: it comes again after each new beginning.
-            Err(error) if !self.events.is_empty() => {
-                self.failed = Some(error);
-                Ok(())
-            }
-            end => end,
-        }
-    }
-
-    fn event(&self, taken: Taken, now: Timestamp) -> StreamEvent {
-        match taken {
-            Taken::Log { start, bytes } => {
-                // Only a heartbeat tells that there is no more.
-                let behind = Offset(start.0 + bytes.len() as u64 + 1);
-                StreamEvent::Data { start, bytes, log_end: self.expected_end.max(behind), time: now }
-            }
-            Taken::Heartbeat => StreamEvent::Keepalive {
-                log_end: self.intake.offset(),
-                time: now.saturating_add(-HEARTBEAT_DELAY_MICROS),
-                reply_requested: false,
-                idle: true,
-            },
-            Taken::Alive => StreamEvent::Keepalive {
-                log_end: self.expected_end.max(Offset(self.intake.offset().0 + 1)),
-                time: now,
-                reply_requested: false,
-                idle: false,
-            },
-            Taken::CaughtUp(log_end) => StreamEvent::CaughtUp { log_end, time: self.begun },
-        }
     }
 }
