@@ -121,6 +121,12 @@ fn kill_9_of_the_archiver_leaves_no_hole_and_no_repetition() {
     }
 }
 
+/// A transaction of so many events of so many thousand bytes each.
+fn wide_transaction(events: usize, thousands: usize) -> String {
+    let one = format!("INSERT INTO test.wide (v) SELECT REPEAT(RANDOM_BYTES(1000), {thousands});\n");
+    format!("BEGIN;\n{}COMMIT;\n", one.repeat(events))
+}
+
 #[test]
 fn a_transaction_larger_than_a_segment_is_cut_off_by_kill_9_and_gone_on_with() {
     for make in [Make::MariaDb1011, Make::MySql97] {
@@ -129,11 +135,7 @@ fn a_transaction_larger_than_a_segment_is_cut_off_by_kill_9_and_gone_on_with() {
         server.sql("CREATE TABLE test.wide (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB)");
         let pitr = pitr(&scratch, &server);
         catch_up(&pitr);
-        // Random bytes, 8 MB an event.
-        let big = "BEGIN;\n".to_owned()
-            + &"INSERT INTO test.wide (v) SELECT REPEAT(RANDOM_BYTES(1000), 8000);\n".repeat(8)
-            + "COMMIT;\n";
-        server.sql(&big);
+        server.sql(&wide_transaction(8, 8000));
         server.sql("INSERT INTO test.wide (v) VALUES ('behind')");
         for _ in 0..3 {
             let archiver = pitr.archive_with(&["--no-backup"]);
@@ -190,9 +192,6 @@ fn a_large_transaction_that_has_just_come_is_cut_off_by_kill_9_and_gone_on_with(
         catch_up(&pitr);
         let log = pitr.cluster_dir().join("log/00000001");
         let objects = || fs::read_dir(&log).map_or(0, |dir| dir.filter_map(Result::ok).count());
-        let big = "BEGIN;\n".to_owned()
-            + &"INSERT INTO test.wide (v) SELECT REPEAT(RANDOM_BYTES(1000), 3000);\n".repeat(24)
-            + "COMMIT;\n";
         for _ in 0..3 {
             let archiver = pitr.archive_with(&["--no-backup"]);
             server.sql("INSERT INTO test.wide (v) VALUES ('before')");
@@ -200,7 +199,7 @@ fn a_large_transaction_that_has_just_come_is_cut_off_by_kill_9_and_gone_on_with(
                 (pitr.json(&["status"])["source"]["lag_bytes"] == 0).then_some(())
             });
             let before = objects();
-            server.sql(&big);
+            server.sql(&wide_transaction(24, 3000));
             condition("two objects more in the archive", PATIENCE, || (objects() >= before + 2).then_some(()));
             archiver.kill();
         }

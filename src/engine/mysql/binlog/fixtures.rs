@@ -386,16 +386,21 @@ fn a_dump_goes_on_where_another_broke_off() {
     }
 }
 
+/// Where an archive stands that has half of the first file.
+fn in_the_middle(flavor: Flavor, files: &[File]) -> Place {
+    let wire = dump(&files[..1]);
+    let log = kept(&mut intake(flavor, START, beginning(flavor, &files[0].0)), &wire, 1 << 16).unwrap();
+    let (marks, _) = scanned(flavor, START, &log, 1 << 16).unwrap();
+    let middle = usize::try_from(marks[marks.len() / 2].end.0 - START.0).unwrap();
+    let (_, scanner) = scanned(flavor, START, &log[..middle], 1 << 16).unwrap();
+    scanner.place().unwrap()
+}
+
 #[test]
 fn a_source_whose_last_transaction_is_another_one_is_refused() {
     let (_, files) = cases(Flavor::MariaDb).into_iter().find(|(case, _)| case == "plain_transactions").unwrap();
-    let (name, ..) = &files[0];
     let wire = dump(&files[..1]);
-    let log = kept(&mut intake(Flavor::MariaDb, START, beginning(Flavor::MariaDb, name)), &wire, 1 << 16).unwrap();
-    let (marks, _) = scanned(Flavor::MariaDb, START, &log, 1 << 16).unwrap();
-    let middle = usize::try_from(marks[marks.len() / 2].end.0 - START.0).unwrap();
-    let (_, scanner) = scanned(Flavor::MariaDb, START, &log[..middle], 1 << 16).unwrap();
-    let place = scanner.place().unwrap();
+    let place = in_the_middle(Flavor::MariaDb, &files);
     let after = place.after.unwrap();
     let mut again = intake(Flavor::MariaDb, START, place.clone());
     again.expect_proof(crate::engine::mysql::place::After { crc: !after.crc, ..after });
@@ -410,11 +415,7 @@ fn a_source_that_lost_the_end_of_the_last_transaction_is_refused() {
     for flavor in [Flavor::MariaDb, Flavor::MySql] {
         let (_, files) = cases(flavor).into_iter().find(|(case, _)| case == "plain_transactions").unwrap();
         let (name, file, _) = &files[0];
-        let log = kept(&mut intake(flavor, START, beginning(flavor, name)), &dump(&files[..1]), 1 << 16).unwrap();
-        let (marks, _) = scanned(flavor, START, &log, 1 << 16).unwrap();
-        let middle = usize::try_from(marks[marks.len() / 2].end.0 - START.0).unwrap();
-        let (_, scanner) = scanned(flavor, START, &log[..middle], 1 << 16).unwrap();
-        let place = scanner.place().unwrap();
+        let place = in_the_middle(flavor, &files);
         let after = place.after.unwrap();
         let file = closed(file);
         let mut ends = 4;

@@ -86,9 +86,10 @@ impl Stream {
     pub(super) async fn prove(&mut self, place: &Place) -> Result<()> {
         while !self.intake.has_begun() || self.intake.owes_proof() {
             match self.receive_soon().await {
+                Ok(()) => {}
                 Err(error) if self.intake.owes_proof() => return Err(unproved(error, place)),
                 Err(error) if !self.intake.has_begun() => return Err(error),
-                received => self.failed = received.err().or(self.failed.take()),
+                Err(error) => self.failed = Some(error),
             }
         }
         Ok(())
@@ -103,7 +104,9 @@ impl Stream {
             && self.intake.transactions() <= 1
             && self.intake.offset().since(self.from.0) < PART_BYTES_MAX
         {
-            self.failed = self.receive_soon().await.err();
+            if let Err(error) = self.receive_soon().await {
+                self.failed = Some(error);
+            }
         }
     }
 
