@@ -41,6 +41,12 @@ impl Limits {
         piece_end.min(file_end)
     }
 
+    /// The most raw bytes that a segment may have.
+    #[must_use]
+    pub fn largest(&self) -> u64 {
+        if self.log_file_bytes == NO_FILES { self.segment_bytes } else { self.segment_bytes.min(self.log_file_bytes) }
+    }
+
     /// Whether a segment that began at `start` ends here, where a transaction ends, rather
     /// than in the middle of one of the next.
     #[must_use]
@@ -92,6 +98,15 @@ mod tests {
         let limits = limits(16 * MIB, 10 * MIB);
         assert_eq!(limits.end_of(Offset(3)), Offset(10 * MIB));
         assert_eq!(limits.end_of(Offset(10 * MIB)), Offset(16 * MIB));
+    }
+
+    #[test]
+    fn no_segment_is_larger_than_the_largest() {
+        for (file, segment, largest) in [(16, 16, 16), (16, 64, 16), (64, 16, 16)] {
+            assert_eq!(limits(file * MIB, segment * MIB).largest(), largest * MIB);
+        }
+        let free = limits(NO_FILES, 16 * MIB);
+        assert_eq!(free.end_of(Offset(5)).since(Offset(5)), free.largest());
     }
 
     #[test]

@@ -70,15 +70,17 @@ pub struct Finder {
 }
 
 impl Finder {
-    /// Takes the next bytes of the tail.
-    pub fn feed(&mut self, piece: &[u8]) {
-        if let Some(end) = without_zeros(piece) {
+    /// Takes the next bytes of the tail; tells whether they are more than zeros.
+    pub fn feed(&mut self, piece: &[u8]) -> bool {
+        let end = without_zeros(piece);
+        if let Some(end) = end {
             self.found.clone_from(&self.recent);
             keep_last(&mut self.found, piece.get(..end).unwrap_or_default());
             self.found_end = self.read + end as u64;
         }
         keep_last(&mut self.recent, piece);
         self.read += piece.len() as u64;
+        end.is_some()
     }
 
     /// The trailer of the tail that begins at `start`, and how many bytes lie before it.
@@ -122,7 +124,9 @@ mod tests {
 
     fn find(bytes: &[u8], piece: usize, start: Offset) -> Option<(Trailer, u64)> {
         let mut finder = Finder::default();
-        bytes.chunks(piece).for_each(|piece| finder.feed(piece));
+        for piece in bytes.chunks(piece) {
+            finder.feed(piece);
+        }
         finder.trailer(start)
     }
 

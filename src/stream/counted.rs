@@ -124,6 +124,10 @@ impl Run<'_> {
         why: Error,
     ) -> Result<()> {
         let next = TimelineId(from.timeline.0 + 1);
+        if let Some(tail) = &ready.carried {
+            // Nothing comes behind it any more.
+            self.seal(from.timeline, tail).await?;
+        }
         let boundary = ready.scanner.boundary();
         if boundary < ready.start {
             let engine = self.archiver.engine.as_ref();

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::Run;
 use super::resume::{self, Led};
+use super::writer::Carried;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Catalog, Gap, Holder};
 use crate::error::{Error, Result};
@@ -78,11 +79,19 @@ impl Run<'_> {
             Led::Ready(ready) => *ready,
             Led::Damaged(_, error) => return Err(error),
         };
-        if let Some(tail) = ready.carried {
-            let epoch = self.epoch.number();
-            self.archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
-            self.archive.store.delete(&tail.object).await?;
+        match ready.carried {
+            Some(tail) => self.seal(timeline, &tail).await,
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Makes a segment of what a tail holds, and removes it, unless it is a newer writer's.
+    pub(super) async fn seal(&self, timeline: TimelineId, tail: &Carried) -> Result<()> {
+        self.epoch.check(self.archive.store.as_ref()).await?;
+        if !tail.bytes.is_empty() {
+            let (epoch, compression) = (self.epoch.number(), self.archiver.settings.compression);
+            self.archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
+        }
+        self.archive.store.delete(&tail.object).await
     }
 }

@@ -72,7 +72,7 @@ pub async fn at_end(
         };
         let (scanner, mut tail) = read_tail(archive, engine, timeline, &tail, scanner).await?;
         if i == last {
-            tail.confirmed = log.confirmed;
+            tail.summary.confirmed = log.confirmed;
             carried = Some((scanner, tail));
         } else {
             archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch.number(), compression).await?;
@@ -83,7 +83,8 @@ pub async fn at_end(
     }
     let end = segments.last().map(|last| last.range.end);
     if let Some(end) = end {
-        remove_sealed(archive, timeline, end, epoch, log).await?;
+        let boundary = carried.as_ref().map_or(end, |(scanner, _)| scanner.boundary());
+        remove_sealed(archive, timeline, (boundary, end), epoch, log).await?;
     }
     let closed = if carried.is_some() { segments.split_last().map_or(&[][..], |(_, rest)| rest) } else { &segments };
     settle(archive, timeline, closed).await?;
@@ -124,16 +125,18 @@ async fn read_tail(
     summary.boundary = scanner.boundary();
     summary.position = scanner.position().unwrap_or_else(|| engine.position(tail.range.end));
     let object = archive.object_of(timeline, tail);
-    Ok((scanner, Carried { start: tail.range.start, bytes, summary, object, confirmed: None }))
+    Ok((scanner, Carried { start: tail.range.start, bytes, summary, object }))
 }
 
-/// Removes tails of earlier writers that begin at or before `end`, where the archive's log goes
-/// on, and are none of it: what they hold is in segments, or in a longer tail, or nothing.
-/// Their writers ended before they removed them.
+/// Removes tails of earlier writers that begin at or before `end`, where the archive's log ends,
+/// and are none of it: what they hold is in segments, or in a longer tail, or nothing.
+/// Their writers ended before they removed them. Also one of this writer's that began inside a
+/// record, behind `boundary`: that record is to be written elsewhere, and the tail would be taken
+/// for where the log before it ends.
 async fn remove_sealed(
     archive: &Archive,
     timeline: TimelineId,
-    end: Offset,
+    (boundary, end): (Offset, Offset),
     epoch: &Epoch,
     log: &TimelineLog,
 ) -> Result<()> {
@@ -144,7 +147,7 @@ async fn remove_sealed(
     let mut see = |object: ObjectInfo| {
         if let Some(ObjectName::Tail { start, epoch: of, .. }) = archive.layout.parse(&object.name)
             && start <= end
-            && of < epoch.number()
+            && (of < epoch.number() || of == epoch.number() && start > boundary)
             && !counts(start, of)
         {
             sealed.push(object.name);
@@ -187,8 +190,7 @@ fn whole_records_only(
         summary.position = whole.position().unwrap_or(position);
     }
     let scanner = whole;
-    let carried =
-        Some(Carried { start: tail.start, bytes, summary, object: tail.object.clone(), confirmed: tail.confirmed });
+    let carried = Some(Carried { start: tail.start, bytes, summary, object: tail.object.clone() });
     Ok(Ready { scanner, start: boundary, carried, file_segments })
 }
 

@@ -30,6 +30,9 @@ use direct::{DirectFile, Group};
 /// Bytes gathered before they are written without waiting for a sync.
 const GROUP_BYTES_MAX: usize = 256 << 10;
 
+/// The hidden name of a file that is to become a tail begins so, behind [`TEMP_PREFIX`].
+const SPARE_PREFIX: &str = "tail-";
+
 /// An open tail.
 #[derive(Debug)]
 pub struct Tail {
@@ -246,7 +249,24 @@ impl Drop for Spare {
 }
 
 fn hidden_name(folder: &Path) -> PathBuf {
-    folder.join(format!("{TEMP_PREFIX}tail-{:016x}", rand::random::<u64>()))
+    folder.join(format!("{TEMP_PREFIX}{SPARE_PREFIX}{:016x}", rand::random::<u64>()))
+}
+
+/// Removes the spares in `folder`, which writers left that were killed: each is as large as a
+/// segment. Nobody else may be at work there.
+pub fn remove_spares(folder: &Path) {
+    let is_spare = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.and_then(|name| name.strip_prefix(TEMP_PREFIX)).is_some_and(|name| name.starts_with(SPARE_PREFIX))
+    };
+    // Where nothing was written yet, there is no folder.
+    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if is_spare(&path)
+            && let Err(error) = fs::remove_file(&path)
+        {
+            tracing::warn!(%error, file = %path.display(), "what a killed writer left cannot be removed");
+        }
+    }
 }
 
 /// Writes and syncs `size` zero bytes under a hidden name in `folder`, which must be
@@ -499,6 +519,21 @@ mod tests {
             assert_eq!(fs::read(&spare.path).unwrap(), padded(b""));
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_killed_writers_left_goes_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            std::mem::forget(make_spare(dir.path(), SIZE, None).unwrap());
+        }
+        let others = [format!("{TEMP_PREFIX}0123456789abcdef"), "tail-0000000000000000-00000001".into()];
+        others.iter().for_each(|name| fs::write(dir.path().join(name), b"x").unwrap());
+        remove_spares(dir.path());
+        remove_spares(&dir.path().join("nowhere"));
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, others.map(std::ffi::OsString::from));
     }
 
     #[test]

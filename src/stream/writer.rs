@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::ack::AckTracker;
-use super::tail::{Spare, Tail, make_spare};
+use super::tail::{Spare, Tail, make_spare, remove_spares};
 use crate::catalog::index;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Holder, SegmentInfo};
@@ -182,6 +182,15 @@ impl Writer {
         }
     }
 
+    /// Clears away what killed writers left, and takes over what they wrote.
+    fn begin(&mut self) -> Result<()> {
+        if let Some(folder) = &self.setup.tail_folder {
+            self.check_epoch()?;
+            remove_spares(folder);
+        }
+        self.adopt_carried()
+    }
+
     /// Takes over what an older writer left in its tail: into a tail of our own, so that
     /// nobody else can still be writing to it.
     fn adopt_carried(&mut self) -> Result<()> {
@@ -199,10 +208,10 @@ impl Writer {
                 tail
             }
         };
-        if let Some(confirmed) = carried.confirmed {
+        if let Some(confirmed) = carried.summary.confirmed {
             tail.confirm(Trailer { boundary: self.setup.scanner.boundary(), confirmed })?;
         }
-        self.confirmed = carried.confirmed;
+        self.confirmed = carried.summary.confirmed;
         self.check_epoch()?;
         self.shared.durable(tail.range(), self.setup.scanner.boundary(), carried.summary.times.map(|t| t.1));
         let mut segment = self.compressing(carried.start, true);
@@ -328,7 +337,7 @@ impl Writer {
         let Some(folder) = self.setup.tail_folder.clone() else {
             return Err(Error::failure("this store keeps no tail"));
         };
-        let size = self.setup.limits.segment_bytes.min(self.setup.limits.log_file_bytes);
+        let size = self.setup.limits.largest();
         if self.spares_made == 0
             && let Some(root) = self.setup.archive.store.local_root()
         {

@@ -209,8 +209,7 @@ fn a_replica_that_lacks_what_lies_before_the_archive_is_refused() {
         let scratch = Scratch::new();
         let (server, pitr) = start(&scratch, make);
         server.flush_logs();
-        let last = server.log_end();
-        server.sql(&format!("PURGE BINARY LOGS TO '{}'", last.name));
+        server.purge_old_logs();
         mark(&server);
         catch_up(&pitr);
         let empty = MySqlServer::start(&scratch, "empty", make, NONE);

@@ -19,6 +19,18 @@ fn catch_up(pitr: &Pitr<'_>) {
     pitr.ok(["archive", "--exit-when-caught-up", "--no-backup"]);
 }
 
+/// Waits until the archive lacks nothing that the server has.
+fn wait_until_it_follows(pitr: &Pitr<'_>) {
+    let follows = || (pitr.json(&["status"])["source"]["lag_bytes"] == 0).then_some(());
+    condition("the archive to follow", PATIENCE, follows);
+}
+
+/// How many segments of the first timeline are closed.
+fn segments(pitr: &Pitr<'_>) -> usize {
+    let names = fs::read_dir(pitr.cluster_dir().join("log/00000001")).into_iter().flatten().flatten();
+    names.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "zst")).count()
+}
+
 /// Archives the last of what the server writes, which nobody else writes to any more, and
 /// exports the archive. Whoever compares whole files begins here.
 fn export_all(pitr: &Pitr<'_>, dir: &Path, server: &MySqlServer) {
@@ -92,9 +104,7 @@ fn segments_end_while_the_log_comes_transaction_by_transaction() {
         archiver.assert_running();
         archiver.stop();
         assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
-        let log = fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap();
-        let closed = log.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(".zst"));
-        assert!(closed.count() >= 2, "{make:?}: 40 MB are more than two segments");
+        assert!(segments(&pitr) >= 2, "{make:?}: 40 MB are more than two segments");
     }
 }
 
@@ -121,6 +131,15 @@ fn kill_9_of_the_archiver_leaves_no_hole_and_no_repetition() {
     }
 }
 
+/// A server with a table for wide rows, all of which is archived.
+fn with_wide_table(scratch: &Scratch, make: Make) -> (MySqlServer, Pitr<'_>) {
+    let server = MySqlServer::start(scratch, "source", make, NONE);
+    server.sql("CREATE TABLE test.wide (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB)");
+    let pitr = pitr(scratch, &server);
+    catch_up(&pitr);
+    (server, pitr)
+}
+
 /// A transaction of so many events of so many thousand bytes each.
 fn wide_transaction(events: usize, thousands: usize) -> String {
     let one = format!("INSERT INTO test.wide (v) SELECT REPEAT(RANDOM_BYTES(1000), {thousands});\n");
@@ -131,18 +150,13 @@ fn wide_transaction(events: usize, thousands: usize) -> String {
 fn a_transaction_larger_than_a_segment_is_cut_off_by_kill_9_and_gone_on_with() {
     for make in [Make::MariaDb1011, Make::MySql97] {
         let scratch = Scratch::new();
-        let server = MySqlServer::start(&scratch, "source", make, NONE);
-        server.sql("CREATE TABLE test.wide (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB)");
-        let pitr = pitr(&scratch, &server);
-        catch_up(&pitr);
-        server.sql(&wide_transaction(8, 8000));
-        server.sql("INSERT INTO test.wide (v) VALUES ('behind')");
+        let (server, pitr) = with_wide_table(&scratch, make);
         for _ in 0..3 {
+            server.sql(&wide_transaction(5, 8000));
+            server.sql("INSERT INTO test.wide (v) VALUES ('behind')");
+            let before = segments(&pitr);
             let archiver = pitr.archive_with(&["--no-backup"]);
-            let log = pitr.cluster_dir().join("log/00000001");
-            let sizes = || fs::read_dir(&log).map_or(0, |dir| dir.filter_map(Result::ok).count());
-            let before = sizes();
-            condition("another object in the archive", PATIENCE, || (sizes() != before).then_some(()));
+            condition("another segment in the archive", PATIENCE, || (segments(&pitr) > before).then_some(()));
             archiver.kill();
         }
         assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
@@ -157,6 +171,7 @@ fn kill_9_of_the_source_and_its_next_file_are_followed() {
         marker_table(&server);
         let pitr = pitr(&scratch, &server);
         let mut archiver = pitr.archive_with(&["--no-backup"]);
+        archiver.wait_until_streaming();
         for _ in 0..2 {
             let load = Load::markers(&server, 4, 0);
             wait_for_log(&server, 100_000);
@@ -186,21 +201,14 @@ fn kill_9_of_the_source_and_its_next_file_are_followed() {
 fn a_large_transaction_that_has_just_come_is_cut_off_by_kill_9_and_gone_on_with() {
     for make in [Make::MariaDb1011, Make::MySql97] {
         let scratch = Scratch::new();
-        let server = MySqlServer::start(&scratch, "source", make, NONE);
-        server.sql("CREATE TABLE test.wide (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB)");
-        let pitr = pitr(&scratch, &server);
-        catch_up(&pitr);
-        let log = pitr.cluster_dir().join("log/00000001");
-        let objects = || fs::read_dir(&log).map_or(0, |dir| dir.filter_map(Result::ok).count());
+        let (server, pitr) = with_wide_table(&scratch, make);
         for _ in 0..3 {
             let archiver = pitr.archive_with(&["--no-backup"]);
             server.sql("INSERT INTO test.wide (v) VALUES ('before')");
-            condition("the archive to follow", PATIENCE, || {
-                (pitr.json(&["status"])["source"]["lag_bytes"] == 0).then_some(())
-            });
-            let before = objects();
+            wait_until_it_follows(&pitr);
+            let before = segments(&pitr);
             server.sql(&wide_transaction(24, 3000));
-            condition("two objects more in the archive", PATIENCE, || (objects() >= before + 2).then_some(()));
+            condition("another segment in the archive", PATIENCE, || (segments(&pitr) > before).then_some(()));
             archiver.kill();
         }
         assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
@@ -210,8 +218,8 @@ fn a_large_transaction_that_has_just_come_is_cut_off_by_kill_9_and_gone_on_with(
 }
 
 /// What a server has been killed at writing, appended to its log: `events` of the last transaction
-/// and half of the next event.
-fn append_half_a_transaction(server: &MySqlServer, name: &str, events: usize) {
+/// and the first bytes of the next event; or zeros, as a file system leaves them where the power failed.
+fn append_half_a_transaction(server: &MySqlServer, name: &str, events: usize, bytes: usize, zeros: usize) {
     let path = server.data().join(name);
     let mut file = fs::read(&path).unwrap();
     let u32_at = |file: &[u8], at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
@@ -229,7 +237,8 @@ fn append_half_a_transaction(server: &MySqlServer, name: &str, events: usize) {
         file.extend_from_slice(&event);
     }
     let next = starts[gtid + events];
-    file.extend_from_within(next..next + 30);
+    file.extend_from_within(next..next + bytes);
+    file.resize(file.len() + zeros, 0);
     fs::write(&path, file).unwrap();
 }
 
@@ -241,20 +250,22 @@ fn a_file_that_ends_inside_an_event_is_followed_by_the_next() {
         let mut server = MySqlServer::start(&scratch, "source", make, NONE);
         marker_table(&server);
         let pitr = pitr(&scratch, &server);
-        for (round, events) in [0, 1, 0, 2].into_iter().enumerate() {
+        let ends = [(0, 30, 0), (1, 30, 0), (0, 10, 0), (2, 30, 0), (0, 0, 64), (1, 0, 5000)];
+        for (round, (events, bytes, zeros)) in ends.into_iter().enumerate() {
             let archiver = connected.then(|| pitr.archive_with(&["--no-backup"]));
+            if let Some(archiver) = &archiver {
+                archiver.wait_until_streaming();
+            }
             mark(&server);
             let name = server.log_end().name;
             server.kill();
-            append_half_a_transaction(&server, &name, events);
+            append_half_a_transaction(&server, &name, events, bytes, zeros);
             server.run();
             mark(&server);
             mark(&server);
             server.wait_for_quiet_log();
             if let Some(mut archiver) = archiver {
-                condition("the archive to follow", PATIENCE, || {
-                    (pitr.json(&["status"])["source"]["lag_bytes"] == 0).then_some(())
-                });
+                wait_until_it_follows(&pitr);
                 archiver.assert_running();
                 archiver.stop();
             }
@@ -265,6 +276,34 @@ fn a_file_that_ends_inside_an_event_is_followed_by_the_next() {
             assert_eq!((&status["timeline"], &status["gaps"]), (&1.into(), &0.into()), "{status}");
         }
     }
+}
+
+/// There the next file says that more was before it than the archive holds.
+#[test]
+fn a_transaction_that_the_source_cannot_read_any_more_is_not_passed_over() {
+    let scratch = Scratch::new();
+    let mut server = MySqlServer::start(&scratch, "source", Make::MariaDb1011, NONE);
+    marker_table(&server);
+    mark(&server);
+    let pitr = pitr(&scratch, &server);
+    server.wait_for_quiet_log();
+    catch_up(&pitr);
+    let end = server.log_end();
+    mark(&server);
+    server.flush_logs();
+    mark(&server);
+    server.stop();
+    let path = server.data().join(&end.name);
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(end.size + 30).unwrap();
+    server.run();
+    let archived = pitr.json(&["status"])["archived_to"].clone();
+    let mut archiver = pitr.archive_with(&["--no-backup"]);
+    let refused = || archiver.said().matches("truncated in the middle of event").count();
+    condition("the source to have been asked twice", PATIENCE, || (refused() >= 2).then_some(()));
+    archiver.assert_running();
+    archiver.stop();
+    let status = pitr.json(&["status"]);
+    assert_eq!((&status["archived_to"], &status["gaps"]), (&archived, &0.into()), "{status}");
 }
 
 #[test]
@@ -296,7 +335,15 @@ fn reset_begins_a_new_timeline_and_overwrites_nothing() {
         marker_table(&server);
         mark(&server);
         let pitr = pitr(&scratch, &server);
+        server.sql("GRANT ALL ON *.* TO 'pitr'@'%'");
+        let archiver = pitr.archive_with(&["--no-backup"]);
+        archiver.wait_until_streaming();
+        pitr.ok(["backup", "--method", "logical"]);
+        archiver.stop();
+        mark(&server);
         catch_up(&pitr);
+        let window = || pitr.json(&["list"])["windows"][0].clone();
+        let restorable = window();
         let before = fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap().count();
         server.sql(if make.is_mariadb() { "RESET MASTER" } else { "RESET BINARY LOGS AND GTIDS" });
         mark(&server);
@@ -304,6 +351,8 @@ fn reset_begins_a_new_timeline_and_overwrites_nothing() {
         let listed = pitr.json(&["status"]);
         assert_eq!(listed["timeline"], 2, "{listed}");
         assert_eq!(fs::read_dir(pitr.cluster_dir().join("log/00000001")).unwrap().count(), before);
+        assert!(restorable["end"].is_string(), "{restorable}");
+        assert_eq!(window()["end"], restorable["end"], "{make:?}: the old log is known to be complete no further");
         let dir = scratch.join("export");
         export_all(&pitr, &dir, &server);
         assert_equals_binlog(&dir.join("00000002"), &server, &server.log_end().name);
@@ -351,19 +400,14 @@ fn purged_log_is_a_recorded_gap() {
         server.flush_logs();
         mark(&server);
         server.flush_logs();
-        let last = server.log_end();
-        // A dump that the server has not noticed to be gone keeps its file.
-        condition("the log to be purged", PATIENCE, || {
-            server.sql(&format!("PURGE BINARY LOGS TO '{}'", last.name));
-            (server.binlogs().len() == 1).then_some(())
-        });
+        server.purge_old_logs();
         mark(&server);
         catch_up(&pitr);
         let listed = pitr.json(&["status"]);
         assert_eq!(listed["gaps"], 1, "{listed}");
         let dir = scratch.join("export");
         export_all(&pitr, &dir, &server);
-        assert_equals_binlog(&dir, &server, &last.name);
+        assert_equals_binlog(&dir, &server, &server.log_end().name);
     }
 }
 
@@ -457,6 +501,31 @@ fn a_server_without_a_binlog_and_a_user_without_privileges_are_told_what_lacks()
         nobody.run(["archive", "--exit-when-caught-up"]).exit(5).says(&["GRANT", "pitr grants"]);
         let lacking = ["REPLICATION SLAVE", "is lacking", "by statements SELECT, SHOW VIEW"];
         nobody.run(["check"]).exit(5).says(&lacking);
+    }
+}
+
+/// Beside replicas that a failover relies on, the archive must not answer for them.
+#[test]
+fn semi_synchronous_replication_may_be_declined() {
+    for make in Make::ALL {
+        let scratch = Scratch::new();
+        let options = make.semi_sync_source(20);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let server = MySqlServer::start(&scratch, "source", make, &options);
+        marker_table(&server);
+        let pitr = Pitr::new(&scratch).source_url(format!("{}?semi-sync=off", server.url()));
+        let mut archiver = pitr.archive_with(&["--no-backup"]);
+        archiver.wait_until_streaming();
+        for _ in 0..3 {
+            mark(&server);
+        }
+        wait_until_it_follows(&pitr);
+        archiver.assert_running();
+        assert_eq!(server.semi_sync_clients(), 0, "{make:?}");
+        let acknowledged = server.status(&format!("Rpl_semi_sync_{}_yes_tx", make.source_role()));
+        assert_eq!(acknowledged, "0", "{make:?}");
+        archiver.stop();
+        assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
     }
 }
 

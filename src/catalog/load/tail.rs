@@ -159,7 +159,11 @@ impl Loader<'_> {
             if piece.is_empty() {
                 break;
             }
-            finder.feed(&piece);
+            let more_than_zeros = finder.feed(&piece);
+            if !sound && !more_than_zeros {
+                // Behind the log and its trailer. A file is read at each look at the archive.
+                break;
+            }
             let wanted = usize::try_from(most.saturating_sub(at)).unwrap_or(usize::MAX).min(piece.len());
             at += piece.len() as u64;
             if !sound {

@@ -141,7 +141,7 @@ async fn the_last_tail_is_carried_over_and_stays_until_it_has_been() {
 #[tokio::test]
 async fn up_to_when_the_log_is_complete_is_carried_over_too() {
     let place = Place::left(&[(0, 50)], &[(50, 60, 2)]).await;
-    assert_eq!(place.ready().await.carried.unwrap().confirmed, Some(Timestamp(77)));
+    assert_eq!(place.ready().await.carried.unwrap().summary.confirmed, Some(Timestamp(77)));
 }
 
 #[tokio::test]
@@ -169,11 +169,20 @@ async fn tails_that_segments_or_longer_tails_hold_are_removed() {
     assert_eq!([place.has_tail(0, 1), place.has_tail(50, 1), place.has_tail(50, 2)], [false, false, true]);
 }
 
+/// Its connection was lost while the first could not become a segment.
+#[tokio::test]
+async fn a_tail_of_its_own_that_began_inside_a_record_goes() {
+    let place = Place::left(&[], &[(0, 45, 3), (45, 48, 3)]).await;
+    assert_eq!(place.ready().await.start, Offset(40));
+    assert_eq!([place.has_tail(0, 3), place.has_tail(45, 3)], [true, false]);
+}
+
 #[tokio::test]
 async fn tails_of_its_own_and_behind_a_hole_are_left_alone() {
-    let place = Place::left(&[(0, 50)], &[(0, 50, 3), (100, 105, 1), (150, 170, 1)]).await;
+    let place = Place::left(&[(0, 50)], &[(0, 50, 3), (50, 50, 3), (100, 105, 1), (150, 170, 1)]).await;
     assert_eq!(place.ready().await.start, Offset(50));
-    assert_eq!([place.has_tail(0, 3), place.has_tail(100, 1), place.has_tail(150, 1)], [true; 3]);
+    let left = [(0, 3), (50, 3), (100, 1), (150, 1)].map(|(start, epoch)| place.has_tail(start, epoch));
+    assert_eq!(left, [true; 4]);
 }
 
 #[tokio::test]

@@ -106,10 +106,8 @@ pub struct Carried {
     pub start: Offset,
     /// The bytes.
     pub bytes: Bytes,
-    /// What they hold.
+    /// What they hold, and up to when that is complete.
     pub summary: Summary,
     /// The object they came from, removed once they are safe in a tail of ours.
     pub object: String,
-    /// The log is known to be complete up to this moment.
-    pub confirmed: Option<Timestamp>,
 }

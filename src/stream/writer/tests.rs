@@ -19,7 +19,7 @@ use crate::error::Kind;
 use crate::model::cluster::Identity;
 use crate::model::time::Clock;
 use crate::model::timeline::TimelineId;
-use crate::segment::cutter::Limits;
+use crate::segment::cutter::{Limits, NO_FILES};
 use crate::segment::read::{FooterRead, read_footer};
 use crate::store::local::LocalStore;
 use crate::store::{Created, ObjectInfo, Part, Store};
@@ -228,7 +228,7 @@ impl Place {
         let log = Bytes::from(raw.clone());
         raw.resize(FILE as usize / 2, 0);
         self.archive.store.create(&name, vec![raw.into()]).await.unwrap();
-        Carried { start: Offset(start), bytes: log, summary, object: name, confirmed: None }
+        Carried { start: Offset(start), bytes: log, summary, object: name }
     }
 
     /// Up to when a segment says that the log is complete.
@@ -354,6 +354,23 @@ async fn what_is_told_durable_is_in_the_tail_and_ends_with_a_whole_record() {
     let (result, durable) = session.end().await;
     result.unwrap();
     assert_eq!((durable, place.segments()), (Offset(20), vec![]));
+}
+
+/// A file that grows with each group costs each of them a change of its inode.
+#[tokio::test]
+async fn a_tail_has_its_full_size_from_its_first_byte_on() {
+    for (log_file_bytes, size) in [(FILE, 50), (20, 20), (NO_FILES, 50)] {
+        let place = Place::new();
+        let mut setup = place.setup(0).await;
+        setup.limits = Limits { log_file_bytes, ..setup.limits };
+        let mut session = Session::begin(setup);
+        for (start, end) in [(0, 10), (10, 15)] {
+            session.send(start, end).await;
+            session.durable(10).await;
+            assert_eq!(place.tail(0, 1).unwrap().len(), size);
+        }
+        session.finish(false).await.0.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -645,7 +662,7 @@ async fn a_tail_of_ours_is_gone_on_with_after_the_connection_was_lost() {
     session.end().await.0.unwrap();
     let name = place.archive.layout.name(&ObjectName::Tail { timeline: T1, start: Offset(0), epoch: 1 });
     let summary = Summary { range: range(0, 20), ..Summary::empty(Offset(0), Offset(20)) };
-    let carried = Carried { start: Offset(0), bytes: log(0, 20), summary, object: name, confirmed: None };
+    let carried = Carried { start: Offset(0), bytes: log(0, 20), summary, object: name };
     let mut session =
         Session::begin(Setup { carried: Some(carried), scanner: scanner_at(20), start: Offset(20), ..again });
     session.durable(20).await;

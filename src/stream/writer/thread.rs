@@ -45,7 +45,7 @@ fn work(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Result<()>
 /// Takes groups of messages from the queue.
 fn take_groups(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Result<()> {
     let lock = || writer.lock().unwrap_or_else(PoisonError::into_inner);
-    lock().adopt_carried()?;
+    lock().begin()?;
     while let Some(input) = queue.blocking_recv() {
         let mut writer = lock();
         // What failed on the session's thread is told here.

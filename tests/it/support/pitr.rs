@@ -346,6 +346,12 @@ impl Archiver {
         end
     }
 
+    /// Waits until it has begun to stream.
+    #[track_caller]
+    pub fn wait_until_streaming(&self) {
+        condition("the archiver to stream", PATIENCE, || self.said().contains("streaming timeline").then_some(()));
+    }
+
     /// What it has said so far.
     pub fn said(&self) -> String {
         self.output.finished("pitr archive".into(), None).said()

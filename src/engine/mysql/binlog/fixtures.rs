@@ -19,6 +19,7 @@ use crate::model::changes::{ChangeKind, Changes, TableChanges};
 use crate::model::mark::{Mark, MarkKind};
 use crate::model::offset::Offset;
 use crate::model::time::Timestamp;
+use crate::segment::trailer::Trailer;
 
 const START: Offset = Offset(1000);
 
@@ -329,6 +330,43 @@ fn a_flipped_bit_anywhere_is_seen() {
                 }
                 assert!(all.starts_with(&marks), "{flavor} {case}: bit in byte {at}");
                 assert!(scanner.boundary().0 <= START.0 + at as u64, "{flavor} {case}: bit in byte {at}");
+            }
+        }
+    }
+}
+
+/// A tail ends with a trailer and zeros, and after a power cut some of its blocks may be zeros
+/// still: what it holds is the transactions that lie whole before them.
+#[test]
+fn the_log_in_a_tail_ends_with_the_last_transaction_that_is_whole() {
+    const BLOCK: usize = 4096;
+    for flavor in [Flavor::MariaDb, Flavor::MySql] {
+        for (case, files) in cases(flavor) {
+            let files: Vec<_> = files.into_iter().filter(|(_, file, _)| is_readable(file)).collect();
+            let Some((first, ..)) = files.first() else { continue };
+            let log = kept(&mut intake(flavor, START, beginning(flavor, first)), &dump(&files), 1 << 16).unwrap();
+            let mut units = Vec::new();
+            BinlogScanner::new(flavor, START, Detail::Records).feed(&log, &mut units).unwrap();
+            let end_within = |bytes: usize| {
+                let ends = units.iter().map(|unit| unit.end).take_while(|end| end.since(START) <= bytes as u64);
+                ends.last().unwrap_or(START)
+            };
+            for cut in (0..log.len()).step_by(1 + log.len() / 300) {
+                let trailer = Trailer { boundary: end_within(cut), confirmed: Timestamp(cut as i64) };
+                let whole = [&log[..cut], &trailer.encode(START), &[0; 3 * BLOCK]].concat();
+                let torn = (0..=cut / BLOCK).rev().take(3).map(|block| {
+                    let mut torn = whole.clone();
+                    torn[block * BLOCK..(block + 1) * BLOCK].fill(0);
+                    torn
+                });
+                for tail in torn.chain([whole.clone()]) {
+                    let intact = tail.iter().zip(&log).take_while(|(found, written)| found == written).count();
+                    let mut scanner = BinlogScanner::new(flavor, START, Detail::Marks);
+                    if let Err(error) = scanner.feed(&tail, &mut Vec::new()) {
+                        assert_eq!(error.kind(), Kind::Corruption, "{flavor} {case} cut at {cut}: {error}");
+                    }
+                    assert_eq!(scanner.boundary(), end_within(intact), "{flavor} {case} cut at {cut}");
+                }
             }
         }
     }

@@ -141,6 +141,9 @@ pub struct ConnInfo {
     pub connect_timeout: Duration,
     /// TLS settings.
     pub tls: Tls,
+    /// Whether an archiver acknowledges what is durable where commits may wait for that
+    /// (`semi-sync`, a parameter of pitr's own). It does unless told not to.
+    pub semi_sync: bool,
 }
 
 impl ConnInfo {

@@ -59,6 +59,7 @@ pub(super) fn build(given: Given, options: Options, lookup: Lookup<'_>) -> Resul
             cert: settings.path("ssl-cert"),
             key: settings.path("ssl-key"),
         },
+        semi_sync: semi_sync(&settings)?,
         password: password(settings),
     })
 }
@@ -121,6 +122,14 @@ fn sockets(settings: &Settings<'_>, loopback: Endpoint) -> Vec<Endpoint> {
 /// Reads a port.
 pub(super) fn port(text: &str) -> Result<u16> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| invalid("port", text, "a number from 1 to 65535"))
+}
+
+fn semi_sync(settings: &Settings<'_>) -> Result<bool> {
+    match settings.given.values.get("semi-sync").map(String::as_str) {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(invalid("semi-sync", other, "on or off")),
+    }
 }
 
 fn timeout(text: Option<String>) -> Result<Duration> {

@@ -44,7 +44,7 @@ fn password(info: &ConnInfo) -> Option<&str> {
 fn reads_a_full_url() {
     let info = resolve(
         "mysql://p%40tr:s%3Ac%2Fret@db.internal:6000/app?connect-timeout=7&ssl-mode=verify_ca&ssl-ca=/ca.pem\
-         &ssl_cert=/c.pem&ssl-key=/k%20k.pem",
+         &ssl_cert=/c.pem&ssl-key=/k%20k.pem&semi-sync=off",
     );
     assert_eq!(info.endpoints, [tcp("db.internal", 6000)]);
     assert_eq!((info.user.as_str(), password(&info)), ("p@tr", Some("s:c/ret")));
@@ -54,6 +54,7 @@ fn reads_a_full_url() {
     assert_eq!(info.tls.ca.as_deref(), Some(Path::new("/ca.pem")));
     assert_eq!(info.tls.cert.as_deref(), Some(Path::new("/c.pem")));
     assert_eq!(info.tls.key.as_deref(), Some(Path::new("/k k.pem")));
+    assert!(!info.semi_sync && resolve("mysql://u@h").semi_sync);
 }
 
 #[test]
@@ -240,6 +241,7 @@ fn what_is_wrong_is_refused_by_name_and_without_the_password() {
         ("mysql://u:%00secret@h", "zero byte"),
         ("mysql://u:%ffsecret@h", "not UTF-8"),
         ("mysql://u:secret@h?connect-timeout=soon", "connect-timeout=\"soon\""),
+        ("mysql://u:secret@h?semi-sync=no", "semi-sync=\"no\" is not on or off"),
     ] {
         let error = resolve_with(url, &[]).unwrap_err();
         assert!(error.to_string().contains(text), "{url}: {error}");

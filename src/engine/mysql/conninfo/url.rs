@@ -21,8 +21,17 @@ pub(super) struct Given {
 }
 
 /// Parameters that are known.
-const KEYS: [&str; 8] =
-    ["socket", "ssl-mode", "ssl-ca", "ssl-cert", "ssl-key", "connect-timeout", "defaults-file", "defaults-extra-file"];
+const KEYS: [&str; 9] = [
+    "socket",
+    "ssl-mode",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "connect-timeout",
+    "semi-sync",
+    "defaults-file",
+    "defaults-extra-file",
+];
 
 /// Splits a URL. Errors never repeat it: it may hold a password.
 pub(super) fn parse(text: &str) -> Result<Given> {

@@ -86,6 +86,7 @@ impl PrivateServer {
             database: None,
             connect_timeout: Duration::from_secs(10),
             tls: Tls::default(),
+            semi_sync: false,
         };
         let (machine, shared) = (machine.clone(), info.clone());
         let mut server = Self { machine, child, sockets, log, info: shared, replica: None, off: Vec::new() };

@@ -22,6 +22,7 @@
 //! When the log ends, the replica hears heartbeats until it leaves. Nothing is kept of it: one
 //! that comes back says itself where it is.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use super::flavor::Flavor;
+use super::gtid::MySqlSet;
 use crate::error::{Error, Kind, Result};
 use crate::model::time::Clock;
 
@@ -88,6 +90,20 @@ pub enum Executed {
         /// A place in it, in bytes.
         position: u64,
     },
+}
+
+/// For people.
+impl fmt::Display for Executed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GtidSet(set) => match MySqlSet::decode(set) {
+                Ok(set) => set.fmt(f),
+                Err(_) => f.write_str("a GTID set that cannot be read"),
+            },
+            Self::GtidPosition(position) => f.write_str(position),
+            Self::Place { file, position } => write!(f, "{file}:{position}"),
+        }
+    }
 }
 
 /// Hands out the log.

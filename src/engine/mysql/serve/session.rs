@@ -79,7 +79,7 @@ pub(super) async fn run(
                 (dump, executed)
             }
         };
-        tracing::info!(connection, replica = dump.server_id, ?executed, "a replica asks for the log");
+        tracing::info!(connection, replica = dump.server_id, %executed, "a replica asks for the log");
         let form = Form {
             server_id: settings.server_id,
             heartbeat: wishes.heartbeat.unwrap_or(HEARTBEAT),

@@ -29,7 +29,7 @@ pub struct Facts {
     pub executed: GtidSet,
     /// Whether it is itself a replica, as far as we may know.
     pub is_replica: bool,
-    /// Whether it can wait for semi-synchronous replicas.
+    /// Whether its commits may wait for semi-synchronous replicas.
     pub semi_sync: bool,
     /// By how much its clock is ahead of ours.
     pub clock_ahead_micros: i64,

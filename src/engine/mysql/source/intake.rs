@@ -27,8 +27,10 @@ use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::time::Timestamp;
 
+mod held;
 mod refusal;
 
+use held::{Held, Judged, Met};
 use refusal::{another_log, refusal};
 pub(super) use refusal::{is_cut_short, unproved};
 
@@ -119,33 +121,6 @@ pub struct Intake {
     transactions: u64,
 }
 
-/// What the archive holds, and how the source proves that its log is the same.
-#[derive(Clone, Debug)]
-struct Held {
-    place: Place,
-    /// The last transaction before, whose first event is to be compared.
-    to_prove: Option<After>,
-    /// Where in its file that transaction goes on, while not all of it has come: it may have
-    /// lost its end.
-    passed: Option<u64>,
-}
-
-impl Held {
-    /// Takes note of an event of the last transaction, which begins at `at`.
-    fn pass(&mut self, at: u64, header: &Header) -> Result<()> {
-        let end = at + u64::from(header.length);
-        self.passed = (end < self.place.position).then_some(end);
-        if end > self.place.position {
-            return Err(another_log(&self.place, "has another transaction there than the archive holds"));
-        }
-        Ok(())
-    }
-
-    const fn owes(&self) -> bool {
-        self.to_prove.is_some() || self.passed.is_some() || self.place.holding > 0
-    }
-}
-
 /// A file's beginning that has not been written yet.
 struct Head {
     description: Bytes,
@@ -212,7 +187,7 @@ impl Intake {
             offset,
             out: BytesMut::new(),
             taken: VecDeque::new(),
-            held: same_server.then_some(Held { place, to_prove: None, passed: None }),
+            held: same_server.then(|| Held::new(place)),
             skip: 0,
             resumed: None,
             name: "".into(),
@@ -239,7 +214,7 @@ impl Intake {
     /// of the same log.
     pub fn expect_proof(&mut self, after: After) {
         if let Some(held) = &mut self.held {
-            held.to_prove = Some(after);
+            held.expect(after);
         }
     }
 
@@ -516,56 +491,20 @@ impl Intake {
         Ok(true)
     }
 
-    /// Whether the archive does not hold an event. What it holds ends where a transaction
-    /// ends, or within the next one.
+    /// Whether the archive does not hold an event.
     fn is_new(&mut self, header: &Header, event: &[u8], starts: u32) -> Result<bool> {
         let Some(held) = &mut self.held else { return Ok(true) };
-        if *held.place.file != *self.name {
-            // The source goes on in another file: that one ended where the archive's log does.
-            let held = self.held.take();
-            return match held.filter(Held::owes) {
-                Some(held) => Err(another_log(&held.place, "goes on in another file than the archive")),
-                None => Ok(true),
-            };
-        }
-        if let Some(after) = held.to_prove
-            && after.position as u32 == starts
-        {
-            let crc = event.last_chunk::<CHECKSUM_BYTES>().map(|crc| u32::from_le_bytes(*crc));
-            if crc != Some(after.crc) {
-                return Err(another_log(&held.place, "has another transaction there than the archive holds"));
+        let checksums = self.head.as_ref().is_some_and(|head| head.checksums);
+        match held.judge(&self.name, &Met { header, event, starts, checksums })? {
+            Judged::Held => return Ok(false),
+            Judged::InAnotherFile => {}
+            Judged::First { reached } => {
+                self.skip = held.place.holding;
+                self.resumed = reached.then_some(held.place.position);
             }
-            held.to_prove = None;
-            held.pass(after.position, header)?;
-            return Ok(false);
         }
-        if let Some(at) = held.passed {
-            held.pass(at, header)?;
-            return Ok(false);
-        }
-        let reached = held.place.position as u32 == starts;
-        let unknown = begins_group(header.kind) && Self::is_unknown(held, self.head.as_ref(), header, event)?;
-        if !reached && !unknown {
-            return Ok(false);
-        }
-        if held.to_prove.is_some() {
-            return Err(another_log(&held.place, "lacks the transaction that the archive holds last"));
-        }
-        if held.place.holding > 0 && (!reached || held.place.holding == u64::MAX) {
-            return Err(another_log(&held.place, "does not go on with the transaction that the archive holds in part"));
-        }
-        self.skip = held.place.holding;
-        self.resumed = reached.then_some(held.place.position);
         self.held = None;
         Ok(true)
-    }
-
-    /// Whether a transaction is none of those before the archive's end.
-    fn is_unknown(held: &Held, head: Option<&Head>, header: &Header, event: &[u8]) -> Result<bool> {
-        let end = if head.is_some_and(|head| head.checksums) { CHECKSUM_BYTES } else { 0 };
-        let body = event.get(HEADER_BYTES..event.len() - end).unwrap_or_default();
-        let begun = GtidEvent::decode(header.kind, header.server_id, body)?;
-        Ok(begun.and_then(|begun| begun.gtid).is_none_or(|gtid| !held.place.gtids.contains(&gtid)))
     }
 
     /// Writes where the log of a file begins: at its head, or where the source gives it from.

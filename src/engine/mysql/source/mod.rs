@@ -138,11 +138,12 @@ impl MySqlSource {
         {
             intake.expect_proof(after);
         }
-        if facts.semi_sync {
+        let semi_sync = facts.semi_sync && conninfo(&self.url, &self.options)?.semi_sync;
+        if semi_sync {
             intake.expect_semi_sync();
         }
         let mut connection = self.take_connection_to(facts).await?;
-        for statement in dump::statements(facts.flavor, start, &self.uuid, facts.semi_sync) {
+        for statement in dump::statements(facts.flavor, start, &self.uuid, semi_sync) {
             connection.execute(&statement).await?;
         }
         connection.register(&dump::register(self.server_id, &self.options.application_name)).await?;

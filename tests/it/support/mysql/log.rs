@@ -83,6 +83,17 @@ impl MySqlServer {
         closed
     }
 
+    /// Removes the binlog files before the newest one. The server keeps, and does not say so,
+    /// those that it may need for crash recovery, or that a dump reads which it has not noticed
+    /// to be gone.
+    pub fn purge_old_logs(&self) {
+        let newest = self.log_end().name;
+        condition("the log to be purged", PATIENCE, || {
+            self.sql(&format!("PURGE BINARY LOGS TO '{newest}'"));
+            (self.binlogs().len() == 1).then_some(())
+        });
+    }
+
     /// The server's clock in microseconds since 1970.
     pub fn now_micros(&self) -> u64 {
         self.sql("select cast(unix_timestamp(now(6)) * 1000000 as unsigned)").parse().expect("a time")

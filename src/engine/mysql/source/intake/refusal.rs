@@ -30,9 +30,11 @@ pub(in crate::engine::mysql::source) fn unproved(error: Error, place: &Place) ->
     error
 }
 
-/// Whether the source found its file to end inside an event (`LOG_READ_TRUNC`).
+/// Whether the source found its file to end inside an event (`LOG_READ_TRUNC`), or zeros where one
+/// was due (`LOG_READ_BOGUS`): what is left of a server's last writes by a kill, or by a power cut.
 pub(in crate::engine::mysql::source) fn is_cut_short(error: &Error) -> bool {
-    ServerError::find(error).is_some_and(|said| said.message.contains("truncated in the middle of event"))
+    let ends = ["truncated in the middle of event", "bogus data in log event"];
+    ServerError::find(error).is_some_and(|said| ends.iter().any(|end| said.message.contains(end)))
 }
 
 /// What the source says instead of an event. By number alone this cannot be told apart: all of
