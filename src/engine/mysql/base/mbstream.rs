@@ -288,8 +288,8 @@ impl StreamReader {
             let count = taken.len() as u64;
             run.left -= count;
             self.at += count;
+            chunk.crc.update(&taken);
             if let Some(path) = &chunk.path {
-                chunk.crc.update(&taken);
                 each(Item::Data { path: path.clone(), offset: chunk.offset, bytes: taken })?;
             }
             chunk.offset += count;
@@ -297,18 +297,21 @@ impl StreamReader {
         self.close(chunk)
     }
 
-    /// Judges a chunk by its checksum. One that is passed over may have another form.
+    /// Judges a chunk by its checksum; also one that is passed over, whose length may be what changed.
     fn close(&mut self, chunk: Chunk) -> Result<()> {
-        let Chunk { path: Some(path), at, start, offset, crc, crc_said, .. } = chunk else { return Ok(()) };
+        let Chunk { path, at, start, offset, crc, crc_said, .. } = chunk;
         let crc = crc.finalize();
         if crc != crc_said {
+            let name = path.as_deref().unwrap_or(head::PASSED_OVER);
             return Err(Error::corruption(format!(
-                "bytes {start} to {offset} of {path} have checksum {crc:08X}, not {crc_said:08X}, in the backup \
+                "bytes {start} to {offset} of {name} have checksum {crc:08X}, not {crc_said:08X}, in the backup \
                  stream's chunk at {at}"
             ))
             .hint("they changed on their way from the backup tool to here: is this machine's memory sound?"));
         }
-        self.files.insert(path, Progress::Open(offset));
+        if let Some(path) = path {
+            self.files.insert(path, Progress::Open(offset));
+        }
         Ok(())
     }
 }

@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 
 /// What errors call a chunk.
 pub(super) const CHUNK: &str = "chunk of the backup stream";
+/// What errors call a chunk of a type that is passed over.
+pub(super) const PASSED_OVER: &str = "a chunk to pass over";
 /// First bytes of each chunk.
 pub(super) const MAGIC: &[u8; 8] = b"XBSTCK01";
 /// Bytes of a chunk before its path.
@@ -73,14 +75,19 @@ impl Head {
         let [.., kind] = fields.array::<10>()?;
         let path_bytes = fields.u32()?;
         let path = fields.take(path_bytes as usize)?;
-        let path = if matches!(kind, b'P' | b'S' | b'E') { Some(normal(path, at)?) } else { None };
+        let path = match kind {
+            b'P' | b'S' | b'E' => Some(normal(path, at)?),
+            // Any name would do, but one with what follows names in it has a changed length.
+            _ if path.contains(&0) => return Err(unsafe_name(path, at)),
+            _ => None,
+        };
         if kind == b'E' {
             return Ok(Self { at, path, content: None });
         }
         let entries = if kind == b'S' { fields.u32()? } else { 0 };
         let (length, start, crc) = (fields.u64()?, fields.u64()?, fields.u32()?);
         if entries > ENTRIES_MAX || start > FILE_BYTES_MAX || length > FILE_BYTES_MAX - start {
-            let name = path.as_deref().unwrap_or("a chunk to pass over");
+            let name = path.as_deref().unwrap_or(PASSED_OVER);
             let limits = format!("more than {FILE_BYTES_MAX} and {ENTRIES_MAX}");
             let what = format!("has {length} bytes and {entries} holes for {name} from {start}, {limits},");
             return Err(strange(what, at));
@@ -104,8 +111,10 @@ fn normal(path: &[u8], at: u64) -> Result<Arc<str>> {
         }
         text
     });
-    text.filter(plain).map(Arc::from).ok_or_else(|| {
-        let path = path.escape_ascii().to_string();
-        strange(format!("has a file {path:?}, not one below the data directory,"), at)
-    })
+    text.filter(plain).map(Arc::from).ok_or_else(|| unsafe_name(path, at))
+}
+
+fn unsafe_name(path: &[u8], at: u64) -> Error {
+    let path = path.escape_ascii().to_string();
+    strange(format!("has a file {path:?}, not one below the data directory,"), at)
 }
