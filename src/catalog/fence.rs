@@ -11,10 +11,12 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::layout::{Layout, ObjectName};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -22,6 +24,9 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use crate::error::{Error, Kind, Result};
 use crate::model::time::{Clock, Timestamp};
 use crate::store::{Part, Store};
+
+/// How long a writer may go on that does not know of a later one; see [`Epoch::check_seldom`].
+const SELDOM: Duration = Duration::from_secs(30);
 
 /// A claimed epoch.
 #[derive(Clone, Debug)]
@@ -31,6 +36,8 @@ pub struct Epoch {
     successor: String,
     /// Where that object comes to be, in stores that are a local directory.
     folder: Option<Arc<OwnedFd>>,
+    /// When it was last seen not to be there.
+    seen: Arc<Mutex<Option<Instant>>>,
 }
 
 /// What an epoch object holds: for people, and for telling our own claim from
@@ -68,7 +75,7 @@ pub async fn claim(store: &dyn Store, layout: &Layout, clock: &dyn Clock, who: &
             Ok(_) => {
                 let successor = layout.name(&ObjectName::Epoch(next(layout, number)?));
                 let folder = store.local_root().map(|root| open_folder(&root.join(layout.epochs()))).transpose()?;
-                return Ok(Epoch { number, successor, folder });
+                return Ok(Epoch { number, successor, folder, seen: Arc::default() });
             }
             // Another writer was faster: it holds this number, so ours is the next.
             Err(error) if error.kind() == Kind::Fenced => highest = number,
@@ -107,12 +114,28 @@ impl Epoch {
             .is_err_and(|error| error == rustix::io::Errno::NOENT)
     }
 
+    /// Makes sure that no later writer has come, or that none had come [`SELDOM`] ago: where it
+    /// does no harm if two write for a while, since the log of both is the same, and each question
+    /// costs a request.
+    ///
+    /// # Errors
+    /// As [`Epoch::check`].
+    pub async fn check_seldom(&self, store: &dyn Store) -> Result<()> {
+        let is_recent = |seen: Instant| seen.elapsed() < SELDOM;
+        if self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(is_recent) {
+            return Ok(());
+        }
+        self.check(store).await
+    }
+
     /// Makes sure that no later writer has come.
     ///
     /// # Errors
     /// [`Kind::Fenced`], naming the later writer, when one has.
     pub async fn check(&self, store: &dyn Store) -> Result<()> {
+        let asked = Instant::now();
         if store.head(&self.successor).await?.is_none() {
+            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
             return Ok(());
         }
         let by = match store.get(&self.successor, Part::All).await?.map(|b| serde_json::from_slice::<Claim>(&b)) {
@@ -209,6 +232,18 @@ mod tests {
             error.message(),
             "main/epoch/0000000002 was claimed by host-b at 1970-01-01T00:00:01.000000Z, while this archiver holds epoch 1"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_whose_log_is_anybodys_finds_out_a_little_later() {
+        let (store, layout) = (Names::default(), Layout::new("main".parse().unwrap()));
+        let first = claim(&store, &layout, &At(0), "host-a").await.unwrap();
+        first.check_seldom(&store).await.unwrap();
+        claim(&store, &layout, &At(0), "host-b").await.unwrap();
+        first.check_seldom(&store).await.unwrap();
+        assert_eq!(first.check(&store).await.unwrap_err().kind(), Kind::Fenced);
+        tokio::time::advance(SELDOM).await;
+        assert_eq!(first.check_seldom(&store).await.unwrap_err().kind(), Kind::Fenced);
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@
 //!    crash leaves the tail, which the next writer continues.
 //! 4. A full tail is sealed: its segment is created first, the tail loses its name after. A
 //!    crash between leaves both, with the same bytes; the segment counts.
+//!    Without tails, small segments go to the store as they become overdue, and one for the whole
+//!    log file (see [`block`]) instead of the last of them.
 //! 5. Nothing is reported durable unless the writer's epoch is still the highest.
 
 use std::collections::VecDeque;
@@ -27,6 +29,7 @@ use super::tail::{Spare, Tail, make_spare, remove_spares};
 use crate::catalog::index;
 use crate::catalog::layout::ObjectName;
 use crate::catalog::{Holder, SegmentInfo};
+use crate::engine::Axis;
 use crate::error::{Error, Result};
 use crate::model::mark::Mark;
 use crate::model::offset::{Offset, OffsetRange};
@@ -38,6 +41,7 @@ use crate::segment::trailer::Trailer;
 use crate::segment::write::SegmentWriter;
 use crate::store::local::make_folder;
 
+mod block;
 mod compressing;
 mod here;
 mod setup;
@@ -46,6 +50,7 @@ pub(super) mod tests;
 mod thread;
 mod upload;
 
+use block::Block;
 use compressing::Compressing;
 pub use here::{Here, Tried};
 pub use setup::{Carried, Input, Progress, Setup};
@@ -129,6 +134,8 @@ struct Writer {
     shared: Arc<Shared>,
     marks: Vec<Mark>,
     open: Option<(Open, Summary)>,
+    /// What small segments that go to the store are to become; begins with the first of them.
+    block: Option<Block>,
     uploads: VecDeque<JoinHandle<()>>,
     /// Told by the newest upload once its segment is durable; dropped if it never is.
     newest_upload: Option<oneshot::Receiver<()>>,
@@ -147,6 +154,7 @@ impl Writer {
             shared,
             marks: Vec::new(),
             open: None,
+            block: None,
             uploads: VecDeque::new(),
             newest_upload: None,
             spare: None,
@@ -240,6 +248,7 @@ impl Writer {
             }
             let (first, boundary) =
                 self.open.as_ref().map_or((self.offset, self.offset), |(_, open)| (open.range.start, open.boundary));
+            let first = self.block.as_ref().map_or(first, Block::start);
             let whole = boundary == self.offset && self.setup.limits.is_nearly_full(first, self.offset);
             if whole || self.offset >= self.setup.limits.end_of(first) {
                 // Or a tail from when segments might be longer.
@@ -271,6 +280,9 @@ impl Writer {
         self.offset = Offset(self.offset.0 + piece.len() as u64);
         summary.range.end = self.offset;
         summary.boundary = self.setup.scanner.boundary();
+        if let Some(block) = &mut self.block {
+            block.feed(piece.clone());
+        }
         match open {
             Open::Direct { segment, .. } => {
                 segment.feed(piece);
@@ -311,6 +323,9 @@ impl Writer {
         let summary = Summary::empty(self.offset, self.setup.scanner.boundary());
         let whole = log_end >= self.setup.limits.end_of(self.offset);
         let in_tail = self.setup.tail_folder.is_some() && !whole;
+        if self.setup.tail_folder.is_none() && !whole && self.block.is_none() {
+            self.block = Some(Block::new(self.offset, self.compressing(self.offset, false)));
+        }
         let segment = self.compressing(self.offset, in_tail);
         let open = if in_tail {
             Open::Tail { tail: Box::new(self.new_tail(self.offset)?), segment }
@@ -429,7 +444,20 @@ impl Writer {
         summary.changes.merge(&self.setup.scanner.take_changes());
         let made = match open {
             Open::Direct { .. } if summary.range.is_empty() => return Ok(()),
-            Open::Direct { segment, .. } => Made { segment: segment.close(summary.clone()), tail: None },
+            Open::Direct { segment, .. } => {
+                let Some(mut block) = self.block.take() else {
+                    return self.upload(Made { segment: segment.close(summary.clone()), tail: None }, summary, full);
+                };
+                block.follow(&summary)?;
+                let limits = &self.setup.limits;
+                let full = full || summary.boundary == self.offset && limits.is_nearly_full(block.start(), self.offset);
+                if !full {
+                    self.block = Some(block);
+                } else if let Some((segment, whole)) = block.close(&summary) {
+                    return self.upload(Made { segment, tail: None }, whole, full);
+                }
+                return self.upload(Made { segment: segment.close(summary.clone()), tail: None }, summary, full);
+            }
             Open::Tail { tail, .. } if summary.range.is_empty() => return tail.remove(),
             Open::Tail { mut tail, segment } => {
                 tail.sync()?;
@@ -451,6 +479,7 @@ impl Writer {
         let epoch = self.setup.epoch.clone();
         let codec = self.setup.compression.codec();
         let info = SegmentInfo::of(&summary, epoch.number(), Holder::Segment(codec));
+        self.setup.file_segments.retain(|small| !summary.range.covers(small.range));
         self.setup.file_segments.push(info);
         self.setup.unindexed += 1;
         let file_end = full && self.setup.limits.is_file_end(summary.range.end);
@@ -459,6 +488,7 @@ impl Writer {
             archive: self.setup.archive.clone(),
             timeline: self.setup.timeline,
             epoch,
+            shares_log: self.setup.engine.axis() == Axis::Server,
             codec,
             summary,
             shared: Arc::clone(&self.shared),

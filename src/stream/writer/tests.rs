@@ -231,6 +231,24 @@ impl Place {
         Carried { start: Offset(start), bytes: log, summary, object: name }
     }
 
+    /// The log in the widest segment there, by the writer of the last epoch.
+    async fn raw(&self, start: u64, end: u64) -> Bytes {
+        let range = range(start, end);
+        let found = self.names().into_iter().filter_map(|name| {
+            match self.archive.layout.parse(&format!("{}{name}", self.archive.layout.timeline(T1))) {
+                Some(ObjectName::Segment { range: of, epoch, .. }) if of == range => Some(epoch),
+                _ => None,
+            }
+        });
+        let epoch = found.max().unwrap();
+        let info = SegmentInfo::of(
+            &Summary { range, ..Summary::empty(range.start, range.end) },
+            epoch,
+            Holder::Segment(Codec::Lz4),
+        );
+        self.archive.raw(T1, &info).await.unwrap()
+    }
+
     /// Up to when a segment says that the log is complete.
     async fn confirmed(&self, start: u64, end: u64, epoch: u32) -> Option<Timestamp> {
         let range = range(start, end);
@@ -523,7 +541,66 @@ async fn small_segments_become_one_when_their_log_file_is_through() {
     session.send(20, 100).await;
     let (result, durable) = session.finish(false).await;
     result.unwrap();
-    assert_eq!((durable, place.segments()), (Offset(100), vec![range(0, 20), range(0, 100), range(20, 100)]));
+    assert_eq!((durable, place.segments()), (Offset(100), vec![range(0, 20), range(0, 100)]));
+    assert_eq!(place.raw(0, 100).await, log(0, 100));
+}
+
+#[tokio::test]
+async fn small_segments_of_a_log_without_files_become_one_when_they_are_enough() {
+    let place = Place::new();
+    let mut setup = place.setup(0).await;
+    setup.tail_folder = None;
+    setup.limits = Limits { log_file_bytes: NO_FILES, segment_bytes: 50, flush_interval_micros: Some(1) };
+    let session = Session::begin(setup);
+    for end in (10..=130).step_by(10) {
+        session.send(end - 10, end).await;
+        session.queue.send(Input::Tick).await.unwrap();
+    }
+    let (result, durable) = session.finish(false).await;
+    result.unwrap();
+    let small = |start| range(start, start + 10);
+    let block = |start| {
+        [range(start, start + 10), range(start, start + 50), small(start + 10), small(start + 20), small(start + 30)]
+    };
+    let expected = [&block(0)[..], &block(50), &[small(100), small(110), small(120)]].concat();
+    assert_eq!((durable, place.segments()), (Offset(130), expected));
+    assert_eq!(place.raw(50, 100).await, log(50, 100));
+}
+
+/// What came before this writer is read from the store, and only that.
+#[tokio::test]
+async fn a_log_file_that_an_earlier_writer_began_becomes_one_segment_too() {
+    let place = Place::new();
+    let limits = Limits { segment_bytes: FILE, flush_interval_micros: Some(1), ..place.setup(0).await.limits };
+    let mut file_segments = Vec::new();
+    for (start, end) in [(0, 30), (30, 100)] {
+        let setup = place.setup(start).await;
+        let epoch = setup.epoch.number();
+        let session = Session::begin(Setup {
+            tail_folder: None,
+            limits,
+            file_segments: std::mem::take(&mut file_segments),
+            ..setup
+        });
+        for at in (start..end).step_by(10) {
+            session.send(at, at + 10).await;
+            session.queue.send(Input::Tick).await.unwrap();
+        }
+        let (result, durable) = session.finish(false).await;
+        result.unwrap();
+        assert_eq!(durable, Offset(end));
+        let info = |range| {
+            SegmentInfo::of(
+                &Summary { range, ..Summary::empty(range.start, range.end) },
+                epoch,
+                Holder::Segment(Codec::Lz4),
+            )
+        };
+        file_segments = place.segments().into_iter().map(info).collect();
+    }
+    let wide: Vec<_> = place.segments().into_iter().filter(|range| range.len() > 10).collect();
+    assert_eq!(wide, [range(0, 100), range(30, 100)]);
+    assert_eq!(place.raw(0, 100).await, log(0, 100));
 }
 
 #[tokio::test]
