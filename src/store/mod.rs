@@ -16,6 +16,7 @@ pub mod local;
 pub mod memory;
 mod name;
 pub mod probe;
+pub mod s3;
 pub mod url;
 
 /// What became of a [`Store::create`].
@@ -123,6 +124,12 @@ pub trait Store: Send + Sync {
     /// The directory in which open tails may be kept, for stores on a local disk.
     fn local_root(&self) -> Option<&Path> {
         None
+    }
+
+    /// Whether it was found to replace objects where none should have been created: then it cannot
+    /// keep two archivers apart.
+    async fn overwrites(&self) -> bool {
+        false
     }
 
     /// Where this store is, as a URL without secrets.

@@ -16,6 +16,8 @@ const RACERS: usize = 16;
 pub struct ProbeReport {
     /// Where the store is.
     pub store: String,
+    /// It is a service, and no directory.
+    pub remote: bool,
     /// How many writers tried to create one name at once, each with bytes of its own.
     pub racers: usize,
     /// How many were told that they did; one is right.
@@ -24,6 +26,8 @@ pub struct ProbeReport {
     pub keeps_the_first: bool,
     /// Creating the same bytes again is success, as a retry needs.
     pub same_again_is_success: bool,
+    /// The store does not know the condition of a create, or ignores it.
+    pub overwrites: bool,
     /// What was created is listed at once.
     pub lists_at_once: bool,
     /// Parts of an object can be read.
@@ -36,7 +40,19 @@ impl ProbeReport {
     /// Whether two archivers can be kept from making a forked history here.
     #[must_use]
     pub fn fences(&self) -> bool {
-        self.winners == 1 && self.keeps_the_first
+        self.winners == 1 && self.keeps_the_first && !self.overwrites
+    }
+
+    /// What to do about what is missing.
+    #[must_use]
+    pub fn cure(&self) -> &'static str {
+        match (self.remote, self.fences()) {
+            (true, false) => {
+                "see to it that only one archiver ever writes here, or use a service that keeps `If-None-Match: *`"
+            }
+            (true, true) => "is it a service that speaks S3 as Amazon's does?",
+            (false, _) => "use a local file system that keeps POSIX promises",
+        }
     }
 
     /// What is missing, one sentence each; empty when the store does all that is needed.
@@ -49,6 +65,7 @@ impl ProbeReport {
             *winners == 1,
             format!("{winners} of {racers} writers were told that they created one and the same name"),
         );
+        unless(!self.overwrites, "it replaces objects although it is asked to create new ones only".to_owned());
         unless(self.keeps_the_first, "an object can be replaced by another create".to_owned());
         unless(self.same_again_is_success, "creating the same bytes again is refused".to_owned());
         unless(self.lists_at_once, "a new object is not listed at once".to_owned());
@@ -64,6 +81,9 @@ impl ProbeReport {
 /// # Errors
 /// Those of the store, other than refusals that are part of the trial.
 pub async fn probe(store: &dyn Store, folder: &str) -> Result<ProbeReport> {
+    // A store may find out by its first create what it stands on.
+    let earlier = format!("{folder}earlier");
+    store.create(&earlier, vec![Bytes::from_static(b"earlier")]).await?;
     let name = format!("{folder}race");
     let body = |racer: usize| Bytes::from(format!("writer {racer} of {RACERS}"));
     let outcomes = join_all((0..RACERS).map(|racer| store.create(&name, vec![body(racer)]))).await;
@@ -102,14 +122,17 @@ pub async fn probe(store: &dyn Store, folder: &str) -> Result<ProbeReport> {
     store.list(folder, None, false, &mut |info| listed |= info.name == name).await?;
     let reads_parts = store.get(&name, Part::Range { start: 2, len: 3 }).await?.as_deref() == Some(b"ite")
         && store.get(&name, Part::Last(2)).await?.as_deref() == Some(b"16");
+    store.delete(&earlier).await?;
     store.delete(&name).await?;
     let deletes_at_once = store.head(&name).await?.is_none() && store.get(&name, Part::All).await?.is_none();
     Ok(ProbeReport {
         store: store.location(),
+        remote: store.local_root().is_none(),
         racers: RACERS,
         winners,
         keeps_the_first,
         same_again_is_success,
+        overwrites: store.overwrites().await,
         lists_at_once: listed,
         reads_parts,
         deletes_at_once,

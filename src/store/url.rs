@@ -7,28 +7,43 @@ use std::sync::Arc;
 
 use super::Store;
 use super::local::LocalStore;
+use super::s3::S3Store;
 use crate::error::{Error, Result};
+use crate::model::time::SystemClock;
 
-/// The store at `text`: `/path`, a relative path, or `file:///path`. Nothing is touched.
+/// How the URLs of buckets begin.
+const S3: &str = "s3://";
+
+/// The store at `text`: `/path`, a relative path, `file:///path`, or `s3://BUCKET/PREFIX` with
+/// options. Nothing is touched.
 ///
 /// # Errors
 /// [`crate::Kind::Config`] for a place this version cannot use.
 pub fn open(text: &str) -> Result<Arc<dyn Store>> {
-    Ok(Arc::new(LocalStore::open(&path(text)?)?))
+    match text.strip_prefix(S3) {
+        Some(rest) => Ok(Arc::new(S3Store::open(rest, Arc::new(SystemClock))?)),
+        None => Ok(Arc::new(LocalStore::open(&path(text)?)?)),
+    }
 }
 
-/// The store at `text`, whose place is made if it is not there (`pitr init`).
+/// The store at `text`, whose place is made if it is not there (`pitr init`): a directory is, a
+/// bucket is not.
 ///
 /// # Errors
 /// As [`open`]; [`crate::Kind::StoreUnreachable`] when the place cannot be made.
 pub fn make(text: &str) -> Result<Arc<dyn Store>> {
-    Ok(Arc::new(LocalStore::make(&path(text)?)?))
+    match text.strip_prefix(S3) {
+        Some(_) => open(text),
+        None => Ok(Arc::new(LocalStore::make(&path(text)?)?)),
+    }
 }
 
 fn path(text: &str) -> Result<PathBuf> {
     let Some((scheme, rest)) = text.split_once("://") else {
         if text.is_empty() {
-            return Err(Error::config("no store is given").hint("use --store /path/of/the/store"));
+            return Err(
+                Error::config("no store is given").hint("use --store /path/of/the/store or --store s3://BUCKET/PREFIX")
+            );
         }
         return Ok(text.into());
     };
@@ -41,21 +56,20 @@ fn path(text: &str) -> Result<PathBuf> {
                 ))
                 .hint("three slashes begin a local path: file:///path"));
             }
-            percent_decoded(path).ok_or_else(|| {
+            percent_decoded(path).map(|bytes| OsString::from_vec(bytes).into()).ok_or_else(|| {
                 Error::config(format!("store {text:?} has a % that two hexadecimal digits do not follow"))
             })
         }
-        "s3" => Err(Error::config(format!("store {text:?}: s3:// stores are not in this version of pitr"))
-            .hint("use a directory: --store /path/of/the/store")),
-        other => Err(Error::config(format!("store scheme {other:?} is not known"))
-            .hint("use a directory: /path/of/the/store or file:///path/of/the/store")),
+        other => Err(Error::config(format!("store scheme {other:?} is not known")).hint(
+            "use a directory (/path/of/the/store or file:///path/of/the/store) or a bucket (s3://BUCKET/PREFIX)",
+        )),
     }
 }
 
-/// The path of a `file` URL (RFC 8089): `%20` is a space.
-fn percent_decoded(path: &str) -> Option<PathBuf> {
-    let mut bytes = path.bytes();
-    let mut decoded = Vec::with_capacity(path.len());
+/// A part of a URL (RFC 3986): `%20` is a space.
+pub(super) fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {
         decoded.push(if byte == b'%' {
             let mut digit = || char::from(bytes.next()?).to_digit(16);
@@ -64,7 +78,7 @@ fn percent_decoded(path: &str) -> Option<PathBuf> {
             byte
         });
     }
-    Some(OsString::from_vec(decoded).into())
+    Some(decoded)
 }
 
 #[cfg(test)]
@@ -83,6 +97,7 @@ mod tests {
         ] {
             assert_eq!(path(text).unwrap(), PathBuf::from(is));
         }
+        assert_eq!(open("s3://bucket/prefix").unwrap().location(), "s3://bucket/prefix");
         let here = std::env::current_dir().unwrap();
         assert_eq!(open("backup").unwrap().local_root().unwrap(), here.join("backup"));
     }
@@ -90,7 +105,6 @@ mod tests {
     #[test]
     fn other_places_are_refused_with_what_would_do() {
         for (text, says) in [
-            ("s3://bucket/prefix", "not in this version"),
             ("gs://bucket", "scheme \"gs\" is not known"),
             ("file://elsewhere/path", "names a host"),
             ("file:///a%2", "hexadecimal"),

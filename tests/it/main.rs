@@ -35,6 +35,7 @@ mod mysql_serve;
 mod mysql_stream;
 mod object_store;
 mod restore_to_time;
+mod s3;
 mod small_disk;
 mod stalls;
 mod stream;

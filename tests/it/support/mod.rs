@@ -5,11 +5,13 @@
 //! the test panics; times come from the server, never from this process's clock.
 
 pub mod load;
+pub mod moto;
 pub mod mysql;
 pub mod oracle;
 pub mod pitr;
 pub mod programs;
 pub mod relay;
+pub mod s3;
 pub mod scratch;
 pub mod server;
 pub mod started;

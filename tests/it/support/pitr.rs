@@ -1,5 +1,6 @@
 //! The binary, as a user runs it.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::programs::{as_server_user, give_to_server_user, server_user, tool};
+use super::s3::{self, S3};
 use super::server::{format_lsn, parse_lsn};
 use super::{PATIENCE, Scratch, Server, condition};
 
@@ -22,6 +24,8 @@ pub struct Pitr<'a> {
     scratch: &'a Scratch,
     binary: PathBuf,
     store: PathBuf,
+    /// Where the store is, if it is not just a directory.
+    store_url: Option<String>,
     source: Option<String>,
     env: Vec<(String, String)>,
     by_server_user: bool,
@@ -39,10 +43,28 @@ impl<'a> Pitr<'a> {
             scratch,
             binary: PathBuf::from(env!("CARGO_BIN_EXE_pitr")),
             store: scratch.join(store),
+            store_url: None,
             source: None,
             env: Vec::new(),
             by_server_user: false,
         }
+    }
+
+    /// The same with its store in a bucket, under a prefix.
+    pub fn in_bucket(scratch: &'a Scratch, s3: &S3, prefix: &str) -> Self {
+        let mut pitr = Self::with_keys(scratch, s3.url(prefix));
+        pitr.store = s3.dir(prefix);
+        pitr
+    }
+
+    /// One whose store is at a URL that wants the tests' key. Nobody reads it as files.
+    pub fn with_keys(scratch: &'a Scratch, url: String) -> Self {
+        let mut pitr = Self::new(scratch)
+            .env("AWS_ACCESS_KEY_ID", s3::KEY_ID)
+            .env("AWS_SECRET_ACCESS_KEY", s3::KEY_SECRET)
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        pitr.store_url = Some(url);
+        pitr
     }
 
     /// Archives from `server`, over its Unix socket.
@@ -92,9 +114,10 @@ impl<'a> Pitr<'a> {
 
     /// A command of `args`, with store and source set by the environment, ready for
     /// more settings.
-    pub fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+    pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(args).env("PITR_STORE", &self.store).current_dir(self.scratch.path()).stdin(Stdio::null());
+        let store = self.store_url.as_ref().map_or(self.store.as_os_str(), OsStr::new);
+        command.args(args).env("PITR_STORE", store).current_dir(self.scratch.path()).stdin(Stdio::null());
         for (key, _) in std::env::vars_os() {
             if key.to_str().is_some_and(|k| k.starts_with("PG")) {
                 command.env_remove(key);
@@ -114,13 +137,13 @@ impl<'a> Pitr<'a> {
 
     /// Runs `pitr args...` to its end.
     #[track_caller]
-    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Finished {
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Finished {
         finish(self.scratch, self.command(args))
     }
 
     /// Runs `pitr args...` and fails unless it exits 0.
     #[track_caller]
-    pub fn ok<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Finished {
+    pub fn ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Finished {
         self.run(args).success()
     }
 

@@ -1,0 +1,221 @@
+//! Reading, listing and deleting objects.
+
+use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
+use bytes::{Bytes, BytesMut};
+
+use super::{Inner, client, refusal};
+use crate::error::{Error, Kind, Result};
+use crate::store::{ObjectInfo, Part, name};
+
+/// How often a body that broke off without a byte more is asked for again.
+const RESUMES_MAX: u32 = 5;
+/// Memory that is set aside on a service's word.
+const CAPACITY_MAX: u64 = 64 << 20;
+/// Longer than any object: some services cannot read larger numbers in a range.
+const OBJECT_BYTES_MAX: u64 = 5 << 40;
+
+/// Which bytes of an object are asked for.
+#[derive(Clone, Copy)]
+enum Wanted {
+    All,
+    /// From the first to the last, which is included.
+    Range(u64, u64),
+    /// The last ones.
+    Suffix(u64),
+}
+
+impl Wanted {
+    fn header(self) -> Option<String> {
+        match self {
+            Self::All => None,
+            Self::Range(first, last) => Some(format!("bytes={first}-{last}")),
+            Self::Suffix(len) => Some(format!("bytes=-{len}")),
+        }
+    }
+}
+
+/// Which bytes of an object an answer holds: from the first, so many.
+struct Held {
+    first: u64,
+    len: u64,
+    /// How long the whole object is.
+    total: u64,
+}
+
+impl Inner {
+    pub(super) async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>> {
+        let wanted = match part {
+            Part::All => Wanted::All,
+            Part::Range { len: 0, .. } | Part::Last(0) => return Ok(self.head(name).await?.map(|_| Bytes::new())),
+            Part::Range { start, len } => {
+                let start = start.min(OBJECT_BYTES_MAX);
+                Wanted::Range(start, start.saturating_add(len - 1).min(2 * OBJECT_BYTES_MAX))
+            }
+            Part::Last(len) => Wanted::Suffix(len.min(OBJECT_BYTES_MAX)),
+        };
+        let Some(mut answer) = self.ask(name, wanted, None).await? else { return Ok(None) };
+        let Some(held) = answer
+            .as_ref()
+            .map(held)
+            .transpose()
+            .map_err(|why| self.broken_off(name, 0, 0, why))?
+            .filter(|held| held.len > 0)
+        else {
+            return Ok(Some(Bytes::new()));
+        };
+        let tag = answer.as_ref().and_then(|answer| answer.e_tag.clone());
+        let mut body = BytesMut::with_capacity(usize::try_from(held.len.min(CAPACITY_MAX)).unwrap_or_default());
+        let mut resumes = 0;
+        while let Some(output) = answer.take() {
+            let before = body.len();
+            let Err(why) = collect(output, &mut body, held.len).await else { break };
+            resumes = if body.len() > before { 0 } else { resumes + 1 };
+            if resumes > RESUMES_MAX {
+                return Err(self.broken_off(name, body.len(), held.len, &why));
+            }
+            tracing::debug!(name, why, "an answer broke off; asking for the rest");
+            let rest = Wanted::Range(held.first + body.len() as u64, held.first + held.len - 1);
+            answer = match self.ask(name, rest, tag.clone()).await? {
+                Some(answer) if answer.is_some() => answer,
+                _ => return Err(self.broken_off(name, body.len(), held.len, "the rest is gone")),
+            };
+        }
+        let body = body.freeze();
+        Ok(Some(match wanted {
+            // A service that does not know ranges gave everything.
+            Wanted::Range(first, last) if held.first == 0 && held.len == held.total => {
+                let at = |offset: u64| usize::try_from(offset.min(held.total)).unwrap_or_default();
+                body.slice(at(first)..at(last + 1))
+            }
+            Wanted::Suffix(len) if held.len > len => body.slice(usize::try_from(held.len - len).unwrap_or_default()..),
+            _ => body,
+        }))
+    }
+
+    fn broken_off(&self, name: &str, got: usize, of: u64, why: &str) -> Error {
+        let place = self.place.location();
+        Error::new(Kind::StoreUnreachable, format!("cannot read {name} in {place}: {got} of {of} bytes came: {why}"))
+    }
+
+    /// Asks for bytes of an object; the outer `None` when there is none, the inner one when it has no
+    /// such bytes.
+    async fn ask(&self, name: &str, wanted: Wanted, tag: Option<String>) -> Result<Option<Option<GetObjectOutput>>> {
+        let sent = self
+            .client()
+            .await?
+            .get_object()
+            .bucket(&self.place.bucket)
+            .key(self.place.key(name))
+            .set_range(wanted.header())
+            .set_if_match(tag)
+            .send()
+            .await;
+        match sent {
+            Ok(output) => Ok(Some(Some(output))),
+            Err(error) if refusal::status(&error) == Some(416) => Ok(Some(None)),
+            Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => Ok(None),
+            Err(error) => Err(self.explain("read", name, &error)),
+        }
+    }
+
+    /// The size of an object. A service does not tell here whether the bucket is missing.
+    pub(super) async fn head(&self, name: &str) -> Result<Option<u64>> {
+        let sent = self.client().await?.head_object().bucket(&self.place.bucket).key(self.place.key(name)).send().await;
+        match sent {
+            Ok(output) => Ok(Some(output.content_length().and_then(|len| u64::try_from(len).ok()).unwrap_or_default())),
+            Err(error) if refusal::status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(self.explain("look at", name, &error)),
+        }
+    }
+
+    /// Lists objects; with `shallow`, folders as well.
+    pub(super) async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        shallow: bool,
+        each: &mut (dyn FnMut(ObjectInfo) + Send),
+        each_folder: &mut (dyn FnMut(String) + Send),
+    ) -> Result<()> {
+        let client = self.client().await?;
+        let ours = |key: &str| key.strip_prefix(&self.place.prefix).map(str::to_owned);
+        let mut token = None;
+        loop {
+            let page = client
+                .list_objects_v2()
+                .bucket(&self.place.bucket)
+                .prefix(self.place.key(prefix))
+                .set_start_after(after.filter(|_| token.is_none()).map(|after| self.place.key(after)))
+                .set_continuation_token(token.clone())
+                .set_delimiter(shallow.then(|| "/".to_owned()))
+                .send()
+                .await
+                .map_err(|error| self.explain("list", prefix, &error))?;
+            for object in page.contents() {
+                let name = object.key().and_then(ours).filter(|name| name::check(name).is_ok());
+                let Some(name) = name.filter(|name| after.is_none_or(|after| name.as_str() > after)) else { continue };
+                let bytes = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+                each(ObjectInfo { name, bytes });
+            }
+            for folder in page.common_prefixes() {
+                if let Some(folder) = folder.prefix().and_then(ours) {
+                    each_folder(folder);
+                }
+            }
+            let next = page.next_continuation_token().map(str::to_owned);
+            match next {
+                Some(next) if page.is_truncated() == Some(true) && token.as_ref() != Some(&next) => token = Some(next),
+                None if page.is_truncated() != Some(true) => return Ok(()),
+                Some(_) if page.is_truncated() != Some(true) => return Ok(()),
+                _ => {
+                    let place = self.place.location();
+                    return Err(Error::new(
+                        Kind::StoreUnreachable,
+                        format!("cannot list {prefix} in {place}: the service says that there is more and not where"),
+                    ));
+                }
+            }
+        }
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<()> {
+        let sent =
+            self.client().await?.delete_object().bucket(&self.place.bucket).key(self.place.key(name)).send().await;
+        match sent {
+            Ok(_) => Ok(()),
+            Err(error) if refusal::status(&error) == Some(404) => Ok(()),
+            Err(error) => Err(self.explain("delete", name, &error)),
+        }
+    }
+}
+
+/// Which bytes an answer holds.
+fn held(answer: &GetObjectOutput) -> Result<Held, &'static str> {
+    let len =
+        answer.content_length().and_then(|len| u64::try_from(len).ok()).ok_or("the answer does not tell its length")?;
+    let range = answer.content_range().and_then(|text| {
+        let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        Some(Held { first, len: last.checked_sub(first)?.checked_add(1)?, total: total.parse().ok()? })
+    });
+    Ok(range.unwrap_or(Held { first: 0, len, total: len }))
+}
+
+/// Moves a body's bytes to those that have come before, until there are `len` of them.
+async fn collect(output: GetObjectOutput, body: &mut BytesMut, len: u64) -> Result<(), String> {
+    let mut stream = output.body;
+    loop {
+        let next = tokio::time::timeout(client::READ_TIMEOUT, stream.next()).await;
+        match next {
+            Err(_) => return Err(format!("nothing came for {} s", client::READ_TIMEOUT.as_secs())),
+            Ok(Some(Ok(piece))) => body.extend_from_slice(&piece),
+            Ok(Some(Err(error))) => return Err(refusal::causes(&error)),
+            Ok(None) if body.len() as u64 == len => return Ok(()),
+            Ok(None) => return Err("it ended early".to_owned()),
+        }
+        if body.len() as u64 > len {
+            return Err("more bytes came than were told".to_owned());
+        }
+    }
+}
