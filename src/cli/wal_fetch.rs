@@ -15,6 +15,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use super::Opened;
 use super::settings::Settings;
 use crate::catalog::SegmentInfo;
@@ -27,6 +29,9 @@ use crate::restore::temporary::sweep;
 
 /// Files prepared ahead.
 const AHEAD: u64 = 8;
+
+/// Files fetched at the same time.
+const AT_ONCE: usize = 4;
 
 /// Where prepared files wait, beside the asked one.
 const READY: &str = ".pitr-ready";
@@ -107,7 +112,7 @@ async fn deliver(
         return Err(Error::new(Kind::Absent, format!("log file {name} begins at or behind the end asked for")));
     }
     sweep(path.parent().unwrap_or(Path::new(".")));
-    let files = TimelineFiles::list(&opened.archive, timeline).await?;
+    let files = TimelineFiles::around(&opened.archive, timeline, wanted).await?;
     let parts = match files.holding(wanted) {
         Holding::Whole(parts) => parts,
         Holding::Beginning(parts) if until == NO_END || reaches(&parts, wanted.end) => parts,
@@ -205,21 +210,28 @@ async fn prepare(opened: &Opened, timeline: TimelineId, first: OffsetRange, unti
     let Some(_taken) = take(ready)? else { return Ok(()) };
     sweep(ready);
     let names = opened.engine.log_files(&opened.archive.identity);
-    let files = TimelineFiles::list(&opened.archive, timeline).await?;
-    for i in 0..AHEAD {
+    let file = |i: u64| {
         let start = Offset(first.start.0 + i * first.len());
-        let range = OffsetRange::new(start, Offset(start.0 + first.len()));
-        if range.end > until {
-            break;
-        }
-        let path = ready.join(names.name(timeline, start));
+        OffsetRange::new(start, Offset(start.0 + first.len()))
+    };
+    let all = OffsetRange::new(first.start, file(AHEAD - 1).end);
+    let files = TimelineFiles::around(&opened.archive, timeline, all).await?;
+    let mut wanted = Vec::new();
+    for range in (0..AHEAD).map(file).take_while(|range| range.end <= until) {
+        let path = ready.join(names.name(timeline, range.start));
         if path.exists() {
             continue;
         }
         let Holding::Whole(parts) = files.holding(range) else { break };
-        files.write(range, range.end, &parts, &path).await?;
+        wanted.push((range, parts, path));
     }
-    Ok(())
+    // A store far away answers several as fast as one.
+    let files = &files;
+    stream::iter(wanted)
+        .map(|(range, parts, path)| async move { files.write(range, range.end, &parts, &path).await.map(drop) })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
 #[cfg(test)]

@@ -31,6 +31,12 @@ pub struct TimelineFiles {
     gaps: Vec<OffsetRange>,
 }
 
+/// What the names of all segments that begin in a range have in common.
+fn common_beginning(range: OffsetRange) -> String {
+    let (first, last) = (range.start.to_string(), Offset(range.end.0.saturating_sub(1)).to_string());
+    first.chars().zip(last.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
+}
+
 /// How much of a log file the archive holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holding {
@@ -51,6 +57,27 @@ impl TimelineFiles {
     /// # Errors
     /// When the store cannot be read.
     pub async fn list(archive: &Archive, timeline: TimelineId) -> Result<Self> {
+        Self::list_from(archive, timeline, "").await
+    }
+
+    /// Lists what is enough to say what the archive holds of `range`. A bucket gives a thousand names at a
+    /// time: of a long archive only those are asked for that begin like the range's. They do unless the archive lacks some of it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn around(archive: &Archive, timeline: TimelineId, range: OffsetRange) -> Result<Self> {
+        // Tails have names that begin otherwise.
+        if archive.store.local_root().is_none() {
+            let near = Self::list_from(archive, timeline, &common_beginning(range)).await?;
+            if matches!(near.holding(range), Holding::Whole(_)) {
+                return Ok(near);
+            }
+        }
+        Self::list(archive, timeline).await
+    }
+
+    /// Of names that begin so.
+    async fn list_from(archive: &Archive, timeline: TimelineId, beginning: &str) -> Result<Self> {
         let (mut segments, mut gaps) = (Vec::new(), Vec::new());
         let tail_bytes = archive.identity.log_file_bytes;
         let mut see = |object: crate::store::ObjectInfo| match archive.layout.parse(&object.name) {
@@ -64,7 +91,8 @@ impl TimelineFiles {
             Some(ObjectName::Gap { range, .. }) => gaps.push(range),
             _ => {}
         };
-        archive.store.list(&archive.layout.timeline(timeline), None, true, &mut see).await?;
+        let prefix = format!("{}{beginning}", archive.layout.timeline(timeline));
+        archive.store.list(&prefix, None, true, &mut see).await?;
         end_tails_where_log_goes_on(&mut segments);
         // Closed segments before tails, so that a sealed tail never hides its segment.
         segments.sort_by_key(|s| (s.range.start, s.holder == Holder::Tail, std::cmp::Reverse((s.range.end, s.epoch))));

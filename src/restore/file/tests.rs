@@ -226,3 +226,21 @@ async fn a_tail_goes_on_behind_a_closed_segment_that_holds_less() {
     let bytes = written(&files(&archive).await, range(100, 200), 200).await.unwrap();
     assert_eq!(bytes, [log(100, 168), vec![0; 32]].concat());
 }
+
+#[tokio::test]
+async fn a_few_names_are_enough_for_a_file_that_is_there() {
+    let archive = archive();
+    for at in (0x1000..0x2000).step_by(100) {
+        if at != 0x1000 + 500 {
+            segment(&archive, at, at + 100).await;
+        }
+    }
+    let all = files(&archive).await;
+    for start in (0x1000 - 200..0x2200).step_by(100) {
+        let wanted = range(start, start + 100);
+        let near = TimelineFiles::around(&archive, T2, wanted).await.unwrap();
+        assert_eq!(near.holding(wanted), all.holding(wanted), "{start:X}");
+        let few = matches!(all.holding(wanted), Holding::Whole(_)) && start / 0x100 == (start + 99) / 0x100;
+        assert!(!few || near.segments.len() <= 3, "{start:X}: {}", near.segments.len());
+    }
+}
