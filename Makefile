@@ -61,6 +61,7 @@ deps-test: deps
 deps-bench:
 	@scripts/install-postgres.sh --bench
 	@scripts/install-mysql.sh --all --bench
+	@scripts/install-s3s-fs.sh
 
 clean: ## remove what was built and fetched
 	$(CARGO) clean

@@ -83,9 +83,11 @@ pub struct Index {
     pub touched: Vec<Arc<Touched>>,
 }
 
-/// Which index to write next, if one is due. `log` is what the catalog holds.
+/// Which index to write next, if one is due. `log` is what the catalog holds, of log files of so many bytes: an index
+/// ends with one of them, for small segments of one that still grows are to be hidden by a wider one, which begins before the index's end and
+/// would not be listed.
 #[must_use]
-pub fn due(log: &TimelineLog) -> Option<OffsetRange> {
+pub fn due(log: &TimelineLog, log_file_bytes: u64) -> Option<OffsetRange> {
     let count = |range: OffsetRange| {
         let first = log.segments.partition_point(|s| s.range.start < range.start);
         log.segments.partition_point(|s| s.range.end <= range.end).saturating_sub(first)
@@ -110,7 +112,7 @@ pub fn due(log: &TimelineLog) -> Option<OffsetRange> {
     let closed = log.segments.get(first..unbroken)?.iter();
     let closed =
         closed.take_while(|s| matches!(s.holder, Holder::Segment(_)) && lost.is_none_or(|lost| s.range.end <= lost));
-    let last = closed.clone().nth(NARROW - 1)?;
+    let last = closed.clone().skip(NARROW - 1).find(|s| s.range.end.0.is_multiple_of(log_file_bytes))?;
     let start = indexed.or_else(|| closed.clone().next().map(|s| s.range.start))?;
     Some(OffsetRange::new(start, last.range.end))
 }

@@ -29,6 +29,7 @@ use crate::model::offset::OffsetRange;
 use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
+use crate::segment::cutter::NO_FILES;
 use crate::segment::read::{Expected, FooterRead, read_footer, too_short};
 use crate::store::{ObjectInfo, Part, Store};
 
@@ -305,10 +306,11 @@ impl Loader<'_> {
                 Err(error) => log.set_aside(&last, self.damaged(last.object(timeline), error)?),
             }
         }
+        let counted = self.identity.log_file_bytes == NO_FILES;
         let mut known: HashMap<Named, Summary> = HashMap::new();
         let mut damaged: Vec<OffsetRange> = Vec::new();
         let counting = loop {
-            let counting = resolve::resolve(&self.layout, timeline, named.clone(), &damaged)?;
+            let counting = resolve::resolve(&self.layout, timeline, named.clone(), &damaged, counted)?;
             let unread: Vec<Named> = counting.iter().filter(|named| !known.contains_key(*named)).copied().collect();
             if unread.is_empty() {
                 break counting;

@@ -17,14 +17,30 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// Between two plain lines of progress where there is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What logs whole requests below this level, and so signatures and session tokens. `PITR_LOG=trace` does not mean them.
+const TALKATIVE: [&str; 8] = [
+    "aws_config",
+    "aws_credential_types",
+    "aws_runtime",
+    "aws_sdk_s3",
+    "aws_sdk_sts",
+    "aws_sigv4",
+    "aws_smithy_http_client",
+    "aws_smithy_runtime",
+];
+
 /// Log lines go to standard error.
 pub fn start_logging(global: &Global) {
     let level = match global.verbose {
         0 => "pitr=info",
         1 => "pitr=debug",
-        _ => "trace",
+        _ => "info,pitr=trace",
     };
     let filter = EnvFilter::try_from_env("PITR_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = TALKATIVE
+        .iter()
+        .filter_map(|target| format!("{target}=info").parse().ok())
+        .fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second start in one process (tests) keeps the first.
     let _ = match global.log_format {

@@ -83,7 +83,8 @@ pub trait Store: Send + Sync {
     ) -> Result<()>;
 
     /// The folders that lie directly below the folder `prefix`, each with its whole
-    /// name and a slash at its end, in no particular order.
+    /// name and a slash at its end, in no particular order. One whose objects were deleted may be
+    /// among them.
     async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
         let mut folders = std::collections::BTreeSet::new();
         let mut see = |info: ObjectInfo| {

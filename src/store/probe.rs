@@ -32,6 +32,8 @@ pub struct ProbeReport {
     pub lists_at_once: bool,
     /// Parts of an object can be read.
     pub reads_parts: bool,
+    /// Objects may be deleted with these credentials: what expires objects needs that, nothing else does.
+    pub may_delete: bool,
     /// What was deleted is gone at once.
     pub deletes_at_once: bool,
 }
@@ -75,12 +77,13 @@ impl ProbeReport {
     }
 }
 
-/// Tries out `store` with objects under `folder`, which ends with a slash and which
-/// nobody else uses; they are removed again.
+/// Tries out `store` with objects in a new folder under `folder`, which ends with a slash; they are removed again
+/// if that is allowed.
 ///
 /// # Errors
 /// Those of the store, other than refusals that are part of the trial.
 pub async fn probe(store: &dyn Store, folder: &str) -> Result<ProbeReport> {
+    let folder = &format!("{folder}{:016x}/", rand::random::<u64>());
     // A store may find out by its first create what it stands on.
     let earlier = format!("{folder}earlier");
     store.create(&earlier, vec![Bytes::from_static(b"earlier")]).await?;
@@ -122,9 +125,13 @@ pub async fn probe(store: &dyn Store, folder: &str) -> Result<ProbeReport> {
     store.list(folder, None, false, &mut |info| listed |= info.name == name).await?;
     let reads_parts = store.get(&name, Part::Range { start: 2, len: 3 }).await?.as_deref() == Some(b"ite")
         && store.get(&name, Part::Last(2)).await?.as_deref() == Some(b"16");
-    store.delete(&earlier).await?;
-    store.delete(&name).await?;
-    let deletes_at_once = store.head(&name).await?.is_none() && store.get(&name, Part::All).await?.is_none();
+    let mut may_delete = true;
+    for name in [&earlier, &name] {
+        // Whoever archives need not have that right.
+        may_delete &= store.delete(name).await.is_ok();
+    }
+    let deletes_at_once =
+        !may_delete || store.head(&name).await?.is_none() && store.get(&name, Part::All).await?.is_none();
     Ok(ProbeReport {
         store: store.location(),
         remote: store.local_root().is_none(),
@@ -135,6 +142,7 @@ pub async fn probe(store: &dyn Store, folder: &str) -> Result<ProbeReport> {
         overwrites: store.overwrites().await,
         lists_at_once: listed,
         reads_parts,
+        may_delete,
         deletes_at_once,
     })
 }

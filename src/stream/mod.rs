@@ -116,6 +116,8 @@ struct Run<'a> {
     log_end: Offset,
     /// Damaged objects that were told.
     told: BTreeSet<String>,
+    /// A create in a remote store had no answer, and may yet be done.
+    late: bool,
     /// Segments whose footers are sound and whose bytes are not, with what is wrong.
     unreadable: BTreeMap<String, String>,
 }
@@ -157,6 +159,7 @@ impl Archiver {
             from,
             log_end: server.log_end,
             told: BTreeSet::new(),
+            late: false,
             unreadable: BTreeMap::new(),
         };
         let result = run.keep_streaming(source, server).await;
@@ -202,6 +205,7 @@ impl Run<'_> {
             if *self.until.stop.borrow() {
                 return Ok(());
             }
+            self.late |= error.kind() == Kind::StoreUnreachable && self.archive.store.local_root().is_none();
             match error.kind() {
                 Kind::Fenced | Kind::NotRecoverable | Kind::Usage => return Err(error),
                 Kind::Config => return Err(error),

@@ -101,6 +101,7 @@ impl Run<'_> {
             None => self.archiver.connect().await?,
         };
         self.archive.check_identity(&server.identity)?;
+        self.outrank_late().await?;
         if engine.axis() == Axis::Archive {
             return self.begin_counted(source, server).await;
         }
@@ -153,9 +154,21 @@ impl Run<'_> {
             ObjectName::Segment { range, epoch, .. } => range.end > start && epoch >= self.epoch.number(),
             _ => false,
         });
-        if again.count() == 0 {
-            return Ok(());
+        if again.count() == 0 { Ok(()) } else { self.claim_next().await }
+    }
+
+    /// A service may yet do what it gave no answer to. Such a segment comes after the look at what there is, and must not
+    /// bear the name, nor the epoch, of what is streamed again.
+    async fn outrank_late(&mut self) -> Result<()> {
+        if self.late {
+            self.claim_next().await?;
+            self.late = false;
         }
+        Ok(())
+    }
+
+    /// Claims the epoch behind our own, if that is still the last.
+    async fn claim_next(&mut self) -> Result<()> {
         let store = self.archive.store.as_ref();
         self.epoch.check(store).await?;
         self.epoch = fence::claim(store, &self.archive.layout, self.archiver.clock.as_ref(), CLAIMED_BY).await?;

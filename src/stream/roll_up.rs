@@ -36,7 +36,7 @@ pub async fn indexed(archive: &Archive, timeline: TimelineId) -> Result<Offset> 
 pub async fn roll_up(archive: &Archive, engine: &dyn Engine, timeline: TimelineId, epoch: u32) -> Result<()> {
     let mut catalog = archive.catalog(engine).await?;
     let Some(log) = catalog.timelines.get_mut(&timeline) else { return Ok(()) };
-    while let Some(range) = index::due(log) {
+    while let Some(range) = index::due(log, archive.identity.log_file_bytes) {
         tell_touched(archive, timeline, range, log).await?;
         let rolled = Index::of(log, timeline, range, epoch);
         let body = Bytes::from(rolled.encode(archive.layout.cluster())?);

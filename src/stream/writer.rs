@@ -481,7 +481,8 @@ impl Writer {
         let info = SegmentInfo::of(&summary, epoch.number(), Holder::Segment(codec));
         self.setup.file_segments.retain(|small| !summary.range.covers(small.range));
         self.setup.file_segments.push(info);
-        self.setup.unindexed += 1;
+        // Those that a wider one is to hide count for nothing.
+        self.setup.unindexed += usize::from(full);
         let file_end = full && self.setup.limits.is_file_end(summary.range.end);
 
         let upload = Upload {

@@ -38,6 +38,7 @@ mod restore_to_time;
 mod s3;
 mod small_disk;
 mod stalls;
+mod store_model;
 mod stream;
 mod versions;
 mod wal_commands;

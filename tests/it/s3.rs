@@ -220,6 +220,10 @@ fn an_archive_in_a_bucket_restores_as_one_in_a_directory_does() {
     let pitr = Pitr::in_bucket(&scratch, &s3, "team/db").source(&server);
     pitr.ok(["init"]).says(&["ready in s3://backups/team/db"]).hides(KEY_SECRET);
     pitr.ok(["check"]).says(&["creates once"]);
+    pitr.ok(["list", "-vv"]).hides(KEY_SECRET).hides("Signature=");
+    let trace = pitr.command(["list"]).env("PITR_LOG", "trace").output().unwrap();
+    let said = String::from_utf8_lossy(&trace.stderr);
+    assert!(said.contains("TRACE") && !said.contains(KEY_SECRET) && !said.contains("Signature="), "{said}");
     let mut archiver = pitr.archive();
     let file = server.switch_wal();
     let mut rows = std::collections::BTreeSet::from([mark(&server)]);

@@ -159,7 +159,7 @@ fn an_index_takes_over_what_is_known_of_its_segments() {
     let touched = Arc::new(Touched { tables: vec![("shop.orders".into(), Kinds::from_bits(1).unwrap())], more: false });
     log.touched.insert(Offset(7 << 24), Arc::clone(&touched));
     log.touched.insert(Offset(299 << 24), touched);
-    let index = Index::of(&log, TimelineId(1), due(&log).unwrap(), 1);
+    let index = Index::of(&log, TimelineId(1), due(&log, 1).unwrap(), 1);
     let tables: Vec<usize> = (0..NARROW).filter(|n| !index.touched[*n].tables.is_empty()).collect();
     assert_eq!(tables, [6]);
 }
@@ -198,7 +198,7 @@ fn what_is_due_keeps_the_indexes_few_and_whole() {
     let mut writes = 0;
     for segment in all {
         log.segments.push(segment);
-        while let Some(range) = due(&log) {
+        while let Some(range) = due(&log, 1) {
             let index = Index::of(&log, TimelineId(1), range, 1);
             assert!(index.segments.len() == NARROW || index.segments.len() == NARROW * MERGE);
             log.indexes.retain(|old| !range.covers(*old));
@@ -222,25 +222,35 @@ fn an_index_ends_at_a_hole_that_nobody_recorded() {
     let segments: Vec<SegmentInfo> =
         ordinary(1, 3 * NARROW as u64).into_iter().filter(|s| s.range.start.0 >> 24 != NARROW as u64 + 5).collect();
     let mut log = TimelineLog { segments, ..TimelineLog::default() };
-    let first = due(&log).unwrap();
+    let first = due(&log, 1).unwrap();
     log.indexes.push(first);
     assert_eq!(Index::of(&log, TimelineId(1), first, 1).segments.len(), NARROW);
-    assert_eq!(due(&log), None);
+    assert_eq!(due(&log, 1), None);
 }
 
 /// A damaged segment may yet be put back, and then it has to be seen.
 #[test]
 fn no_index_covers_a_damaged_segment() {
     let mut log = TimelineLog { segments: ordinary(1, 3 * NARROW as u64), ..TimelineLog::default() };
-    let first = due(&log).unwrap();
+    let first = due(&log, 1).unwrap();
     log.indexes.push(first);
     let segment = log.segments[NARROW + 5];
     let layout = crate::catalog::layout::Layout::new("main".parse().unwrap());
     let error = Error::corruption("rubbish");
     let damaged = crate::catalog::damage::Damaged::new(&layout, segment.object(TimelineId(1)), error).unwrap();
-    assert!(due(&log).is_some());
+    assert!(due(&log, 1).is_some());
     log.set_aside(&segment, damaged);
-    assert_eq!(due(&log), None);
+    assert_eq!(due(&log, 1), None);
     log.segments.insert(NARROW + 5, SegmentInfo { epoch: 2, ..segment });
-    assert!(due(&log).is_some(), "another one holds its log");
+    assert!(due(&log, 1).is_some(), "another one holds its log");
+}
+
+#[test]
+fn an_index_ends_with_a_log_file() {
+    let log = TimelineLog { segments: ordinary(1, NARROW as u64 + 20), ..TimelineLog::default() };
+    let file = 1 << 24;
+    let (each, fourth) = (due(&log, file).unwrap().end, due(&log, 4 * file).unwrap().end);
+    assert_eq!(fourth.0, each.0.next_multiple_of(4 * file));
+    assert!(fourth > each);
+    assert_eq!(due(&log, 1 << 40), None);
 }

@@ -4,6 +4,9 @@
 //! one range that of the highest epoch counts. Of two that overlap in part, the one of
 //! the lower epoch was made by a writer that did not know yet that it was fenced: it
 //! is left out, if the others hold all its bytes. Anything else is a contradiction.
+//!
+//! Where the archive counts the offsets, two writers may give one offset to different bytes. There a segment does
+//! not count either that hides what a later writer wrote: it was made when that one had come.
 
 use crate::catalog::Codec;
 use crate::catalog::layout::{Layout, ObjectName};
@@ -30,7 +33,7 @@ impl Named {
 }
 
 /// The segments that count, in order and without overlap; `damaged` are the ranges of those
-/// that are none of `all` because they proved damaged.
+/// that are none of `all` because they proved damaged. `counted` says that the archive counts the offsets.
 ///
 /// # Errors
 /// [`crate::Kind::Corruption`] naming two objects that contradict each other.
@@ -39,8 +42,12 @@ pub(super) fn resolve(
     timeline: TimelineId,
     mut all: Vec<Named>,
     damaged: &[OffsetRange],
+    counted: bool,
 ) -> Result<Vec<Named>> {
     all.sort_unstable_by_key(|s| (s.range.start, std::cmp::Reverse(s.range.end), std::cmp::Reverse(s.epoch), s.codec));
+    if counted {
+        drop_late(&mut all);
+    }
     let mut left_out: Vec<(Named, Named)> = Vec::new();
     let kept = loop {
         match sweep(&all) {
@@ -61,6 +68,25 @@ pub(super) fn resolve(
         }
     }
     Ok(kept)
+}
+
+/// Drops what hides segments of a later writer, if others hold what lies before those. In order of the start, widest first.
+fn drop_late(all: &mut Vec<Named>) {
+    let mut late: Vec<Named> = Vec::new();
+    let mut open: Vec<Named> = Vec::new();
+    for next in all.iter() {
+        open.retain(|wide| wide.range.end > next.range.start);
+        let hides =
+            |wide: &&Named| wide.range.covers(next.range) && wide.epoch < next.epoch && wide.range != next.range;
+        for wide in open.iter().filter(hides).filter(|wide| !late.contains(wide)).copied().collect::<Vec<_>>() {
+            let others: Vec<OffsetRange> = all.iter().filter(|s| **s != wide).map(|s| s.range).collect();
+            if holds(&others, OffsetRange::new(wide.range.start, next.range.start)) {
+                late.push(wide);
+            }
+        }
+        open.push(*next);
+    }
+    all.retain(|segment| !late.contains(segment));
 }
 
 /// Drops what is covered; two that overlap in part are given back.
@@ -112,7 +138,21 @@ mod tests {
     }
 
     fn resolved(parts: &[(u64, u64, u32)]) -> Result<Vec<Named>> {
-        resolve(&Layout::new("main".parse().unwrap()), TimelineId(1), named(parts), &[])
+        resolve(&Layout::new("main".parse().unwrap()), TimelineId(1), named(parts), &[], false)
+    }
+
+    fn counted(parts: &[(u64, u64, u32)]) -> Vec<Named> {
+        resolve(&Layout::new("main".parse().unwrap()), TimelineId(1), named(parts), &[], true).unwrap()
+    }
+
+    #[test]
+    fn where_the_archive_counts_a_paused_writer_hides_nothing_of_a_later_one() {
+        let parts = [(0, 9, 1), (0, 30, 1), (9, 15, 2), (15, 22, 2)];
+        assert_eq!(counted(&parts), named(&[(0, 9, 1), (9, 15, 2), (15, 22, 2)]));
+        assert_eq!(resolved(&parts).unwrap(), named(&[(0, 30, 1)]), "the same bytes");
+        assert_eq!(counted(&[(0, 30, 1), (9, 15, 2)]), named(&[(0, 30, 1)]), "nobody else holds the first bytes");
+        assert_eq!(counted(&[(0, 4, 1), (0, 9, 1), (0, 9, 2), (4, 9, 1)]), named(&[(0, 9, 2)]));
+        assert_eq!(counted(&[(0, 4, 1), (4, 9, 2), (0, 9, 2)]), named(&[(0, 9, 2)]));
     }
 
     #[test]
@@ -148,9 +188,9 @@ mod tests {
     fn a_damaged_segment_still_speaks_for_its_range() {
         let layout = Layout::new("main".parse().unwrap());
         let parts = named(&[(0, 10, 1), (10, 25, 1), (20, 30, 2)]);
-        resolve(&layout, TimelineId(1), parts.clone(), &[]).unwrap_err();
+        resolve(&layout, TimelineId(1), parts.clone(), &[], false).unwrap_err();
         let damaged = [OffsetRange::new(Offset(10), Offset(20))];
-        let kept = resolve(&layout, TimelineId(1), parts, &damaged).unwrap();
+        let kept = resolve(&layout, TimelineId(1), parts, &damaged, false).unwrap();
         assert_eq!(kept, named(&[(0, 10, 1), (20, 30, 2)]));
     }
 }

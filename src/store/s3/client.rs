@@ -27,8 +27,11 @@ const ENDPOINTS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
 /// Services that have no regions are signed for with this one.
 const REGION: &str = "us-east-1";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// No byte for so long ends an attempt.
+/// No byte of a body for so long ends an attempt.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for an answer to begin, whatever was sent. The same for all requests: the SDK keeps
+/// connections apart by it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a body may come slower than a byte a second. The SDK's 20 s have given false alarms
 /// on machines that were short of processor time.
 const STALL_GRACE: Duration = Duration::from_secs(30);
@@ -74,7 +77,7 @@ pub(super) async fn connect(place: &Place, keys: Option<&Keys>) -> Result<Client
 pub(super) fn timeouts(attempt: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT.max(attempt))
+        .read_timeout(ANSWER_TIMEOUT)
         .operation_attempt_timeout(attempt)
         .build()
 }

@@ -20,6 +20,10 @@ use crate::store::{Created, Part};
 
 /// Objects above this size go up in parts.
 const WHOLE_BYTES_MAX: usize = 64 << 20;
+/// Largest object by which a service is tried out.
+const TRIED_BYTES_MAX: usize = 64 << 10;
+/// How long an attempt to put parts together may take: a service copies them first.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Size of a part; a service takes at most 10,000 of them.
 const PART_BYTES: usize = 16 << 20;
 /// Parts on their way at once.
@@ -51,6 +55,10 @@ impl Inner {
                 } else {
                     self.look_and_create(name, &body).await
                 }
+            }
+            None if body.len() > TRIED_BYTES_MAX => {
+                drop(known);
+                self.unsure_create(name, &body).await
             }
             None => self.first_create(name, &body, &mut known).await,
         }
@@ -85,6 +93,19 @@ impl Inner {
         }
     }
 
+    /// For an object too large to be sent twice, as long as nothing is known: in either way.
+    async fn unsure_create(&self, name: &str, body: &Bytes) -> Result<Created> {
+        if let Some(bytes) = self.head(name).await? {
+            return self.compare(name, bytes, body).await;
+        }
+        match self.put(name, body, true).await? {
+            Put::Done => Ok(Created::New),
+            Put::Exists => self.exists(name, body).await,
+            Put::NoConditions => self.look_and_create(name, body).await,
+            Put::Conflict(error) => Err(error),
+        }
+    }
+
     fn tell_no_conditions(&self) {
         tracing::warn!(
             store = self.place.location(),
@@ -96,7 +117,12 @@ impl Inner {
         match self.put(name, body, true).await? {
             Put::Done => Ok(Created::New),
             Put::Exists => self.exists(name, body).await,
-            Put::NoConditions => self.look_and_create(name, body).await,
+            // It kept conditions before: something stands between it and us now, or another service.
+            Put::NoConditions => Err(Error::new(
+                Kind::StoreUnreachable,
+                format!("{} does not know the condition of a create any more", self.place.location()),
+            )
+            .hint("is it another service than before? start the archiver anew when it is meant to be")),
             Put::Conflict(error) => Err(error),
         }
     }
@@ -106,7 +132,11 @@ impl Inner {
         if let Some(bytes) = self.head(name).await? {
             return self.compare(name, bytes, body).await;
         }
-        self.put(name, body, false).await.map(|_| Created::New)
+        match self.put(name, body, false).await? {
+            Put::Exists => self.exists(name, body).await,
+            Put::Done | Put::NoConditions => Ok(Created::New),
+            Put::Conflict(error) => Err(error),
+        }
     }
 
     /// The service says that there is an object of that name.
@@ -252,6 +282,8 @@ impl Inner {
             .upload_id(upload)
             .set_if_none_match(if_none.then(|| "*".to_owned()))
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
+            .customize()
+            .config_override(Config::builder().timeout_config(client::timeouts(COMPLETE_TIMEOUT)))
             .send()
             .await;
         match completed {

@@ -34,6 +34,15 @@ impl Wanted {
     }
 }
 
+/// What a service has of what was asked for.
+enum Asked {
+    /// There is no such object.
+    Gone,
+    /// The object has no such bytes.
+    Nothing,
+    Answer(Box<GetObjectOutput>),
+}
+
 /// Which bytes of an object an answer holds: from the first, so many.
 struct Held {
     first: u64,
@@ -53,53 +62,52 @@ impl Inner {
             }
             Part::Last(len) => Wanted::Suffix(len.min(OBJECT_BYTES_MAX)),
         };
-        let Some(mut answer) = self.ask(name, wanted, None).await? else { return Ok(None) };
-        let Some(held) = answer
-            .as_ref()
-            .map(held)
-            .transpose()
-            .map_err(|why| self.broken_off(name, 0, 0, why))?
-            .filter(|held| held.len > 0)
-        else {
-            return Ok(Some(Bytes::new()));
+        let mut answer = match self.ask(name, wanted, None).await? {
+            Asked::Gone => return Ok(None),
+            Asked::Nothing => return Ok(Some(Bytes::new())),
+            Asked::Answer(answer) => answer,
         };
-        let tag = answer.as_ref().and_then(|answer| answer.e_tag.clone());
+        let held = held(&answer, wanted).map_err(|why| self.broken_off(name, 0, 0, why))?;
+        let tag = answer.e_tag.clone();
         let mut body = BytesMut::with_capacity(usize::try_from(held.len.min(CAPACITY_MAX)).unwrap_or_default());
         let mut resumes = 0;
-        while let Some(output) = answer.take() {
+        loop {
             let before = body.len();
-            let Err(why) = collect(output, &mut body, held.len).await else { break };
+            let Err(why) = collect(*answer, &mut body, held.len).await else { break };
             resumes = if body.len() > before { 0 } else { resumes + 1 };
-            if resumes > RESUMES_MAX {
-                return Err(self.broken_off(name, body.len(), held.len, &why));
+            let got = body.len() as u64;
+            if resumes > RESUMES_MAX || got >= held.len {
+                return Err(self.broken_off(name, got, held.len, &why));
             }
             tracing::debug!(name, why, "an answer broke off; asking for the rest");
-            let rest = Wanted::Range(held.first + body.len() as u64, held.first + held.len - 1);
-            answer = match self.ask(name, rest, tag.clone()).await? {
-                Some(answer) if answer.is_some() => answer,
-                _ => return Err(self.broken_off(name, body.len(), held.len, "the rest is gone")),
+            let rest = Wanted::Range(held.first + got, held.first + held.len - 1);
+            let Asked::Answer(more) = self.ask(name, rest, tag.clone()).await? else {
+                return Err(self.broken_off(name, got, held.len, "the rest is gone"));
             };
+            match self::held(&more, rest) {
+                Ok(rest) if (rest.first, rest.len) == (held.first + got, held.len - got) => answer = more,
+                _ => return Err(self.broken_off(name, got, held.len, "the rest is not what was asked for")),
+            }
         }
         let body = body.freeze();
+        // A service that does not know ranges gives everything.
+        let at = |offset: u64| {
+            usize::try_from(offset.clamp(held.first, held.first + held.len) - held.first).unwrap_or(body.len())
+        };
         Ok(Some(match wanted {
-            // A service that does not know ranges gave everything.
-            Wanted::Range(first, last) if held.first == 0 && held.len == held.total => {
-                let at = |offset: u64| usize::try_from(offset.min(held.total)).unwrap_or_default();
-                body.slice(at(first)..at(last + 1))
-            }
-            Wanted::Suffix(len) if held.len > len => body.slice(usize::try_from(held.len - len).unwrap_or_default()..),
-            _ => body,
+            Wanted::All => body,
+            Wanted::Range(first, last) => body.slice(at(first)..at(last + 1)),
+            Wanted::Suffix(len) => body.slice(at(held.total.saturating_sub(len))..),
         }))
     }
 
-    fn broken_off(&self, name: &str, got: usize, of: u64, why: &str) -> Error {
+    fn broken_off(&self, name: &str, got: u64, of: u64, why: &str) -> Error {
         let place = self.place.location();
         Error::new(Kind::StoreUnreachable, format!("cannot read {name} in {place}: {got} of {of} bytes came: {why}"))
     }
 
-    /// Asks for bytes of an object; the outer `None` when there is none, the inner one when it has no
-    /// such bytes.
-    async fn ask(&self, name: &str, wanted: Wanted, tag: Option<String>) -> Result<Option<Option<GetObjectOutput>>> {
+    /// Asks for bytes of an object.
+    async fn ask(&self, name: &str, wanted: Wanted, tag: Option<String>) -> Result<Asked> {
         let sent = self
             .client()
             .await?
@@ -111,9 +119,9 @@ impl Inner {
             .send()
             .await;
         match sent {
-            Ok(output) => Ok(Some(Some(output))),
-            Err(error) if refusal::status(&error) == Some(416) => Ok(Some(None)),
-            Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => Ok(None),
+            Ok(output) => Ok(Asked::Answer(Box::new(output))),
+            Err(error) if refusal::status(&error) == Some(416) => Ok(Asked::Nothing),
+            Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => Ok(Asked::Gone),
             Err(error) => Err(self.explain("read", name, &error)),
         }
     }
@@ -189,17 +197,31 @@ impl Inner {
     }
 }
 
-/// Which bytes an answer holds.
-fn held(answer: &GetObjectOutput) -> Result<Held, &'static str> {
-    let len =
-        answer.content_length().and_then(|len| u64::try_from(len).ok()).ok_or("the answer does not tell its length")?;
-    let range = answer.content_range().and_then(|text| {
-        let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-        let (first, last) = range.split_once('-')?;
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        Some(Held { first, len: last.checked_sub(first)?.checked_add(1)?, total: total.parse().ok()? })
-    });
-    Ok(range.unwrap_or(Held { first: 0, len, total: len }))
+/// Which bytes an answer holds: what was asked for, as far as there is so much, or the whole object.
+fn held(answer: &GetObjectOutput, wanted: Wanted) -> Result<Held, &'static str> {
+    let len = answer.content_length().and_then(|len| u64::try_from(len).ok());
+    let len = len.ok_or("the answer does not tell its length")?;
+    let Some(range) = answer.content_range() else { return Ok(Held { first: 0, len, total: len }) };
+    parse_range(range)
+        .filter(|held| held.len == len && is_as_wanted(held, wanted))
+        .ok_or("the answer holds other bytes than those asked for")
+}
+
+/// Reads `bytes 3-6/10` (RFC 9110, 14.4).
+fn parse_range(text: &str) -> Option<Held> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, total): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
+    (first <= last && last < total).then(|| Held { first, len: last - first + 1, total })
+}
+
+fn is_as_wanted(held: &Held, wanted: Wanted) -> bool {
+    let Held { first, len, total } = *held;
+    match wanted {
+        Wanted::All => len == total,
+        Wanted::Range(from, to) => first == from && first + len == total.min(to.saturating_add(1)),
+        Wanted::Suffix(wanted) => first == total.saturating_sub(wanted) && first + len == total,
+    }
 }
 
 /// Moves a body's bytes to those that have come before, until there are `len` of them.
@@ -217,5 +239,41 @@ async fn collect(output: GetObjectOutput, body: &mut BytesMut, len: u64) -> Resu
         if body.len() as u64 > len {
             return Err("more bytes came than were told".to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(range: Option<&str>, len: i64) -> GetObjectOutput {
+        GetObjectOutput::builder().content_length(len).set_content_range(range.map(str::to_owned)).build()
+    }
+
+    #[test]
+    fn an_answer_is_believed_only_if_it_holds_what_was_asked_for() {
+        for (wanted, range, len, first) in [
+            (Wanted::All, None, 10, 0),
+            (Wanted::Range(3, 6), Some("bytes 3-6/10"), 4, 3),
+            (Wanted::Range(3, 60), Some("bytes 3-9/10"), 7, 3),
+            (Wanted::Range(3, 6), None, 10, 0),
+            (Wanted::Suffix(4), Some("bytes 6-9/10"), 4, 6),
+            (Wanted::Suffix(40), Some("bytes 0-9/10"), 10, 0),
+        ] {
+            assert_eq!(held(&output(range, len), wanted).map(|held| held.first), Ok(first), "{range:?}");
+        }
+        for (wanted, range, len) in [
+            (Wanted::Range(3, 6), Some("bytes 3-5/10"), 3),
+            (Wanted::Range(3, 6), Some("bytes 2-6/10"), 5),
+            (Wanted::Range(3, 6), Some("bytes 3-6/10"), 5),
+            (Wanted::Range(3, 6), Some("bytes 3-6/*"), 4),
+            (Wanted::Range(3, 6), Some("3-6/10"), 4),
+            (Wanted::Range(3, 6), Some("bytes 6-3/10"), 4),
+            (Wanted::Suffix(4), Some("bytes 5-8/10"), 4),
+            (Wanted::All, Some("bytes 0-4/10"), 5),
+        ] {
+            assert!(held(&output(range, len), wanted).is_err(), "{range:?}");
+        }
+        assert!(held(&GetObjectOutput::builder().build(), Wanted::All).is_err());
     }
 }

@@ -45,21 +45,16 @@ pub(super) struct Upload {
 
 impl Upload {
     /// Creates the segment once the one `before` it is there, reports it durable, and
-    /// only then retires the tail it came from. Where whoever writes the log writes the same, a hole is filled by
-    /// those very bytes: there segments go to a service side by side, since each of its answers takes a while.
+    /// only then retires the tail it came from.
     pub(super) async fn create(&self, made: Made, before: Option<oneshot::Receiver<()>>) -> Result<()> {
         let finished = made.segment.finished().await?;
-        let side_by_side = self.shares_log && self.archive.store.local_root().is_none();
-        let mut before = Some(wait_for(before));
-        if !side_by_side && let Some(before) = before.take() {
-            before.await?;
-        }
-        let Self { archive, timeline, epoch, codec, summary, shared, .. } = self;
+        wait_for(before).await?;
+        let Self { archive, timeline, epoch, shares_log, codec, summary, shared } = self;
         let object =
             ObjectName::Segment { timeline: *timeline, range: summary.range, epoch: epoch.number(), codec: *codec };
         archive.store.create(&archive.layout.name(&object), finished.body).await?;
         let store = archive.store.as_ref();
-        if side_by_side {
+        if *shares_log && store.local_root().is_none() {
             epoch.check_seldom(store).await?;
         } else {
             // After the create: a later writer who did not see this segment had come before.
@@ -70,10 +65,7 @@ impl Upload {
             let retired = spawn_blocking(move || Spare::of_sealed(&path)).await;
             shared.retire(retired.map_err(|e| Error::failure("a sealer stopped").because(e))??);
         }
-        match before {
-            Some(before) => before.await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 

@@ -248,17 +248,21 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
 }
 
 /// What `s3s-fs` does otherwise than Amazon: it seeks before the start of a file that is shorter than
-/// the end asked for, and takes a folder's name and one below a file for its own failures.
+/// the end asked for, panics at a range of an empty object, and takes a folder's name and one below a file for its own failures.
 fn mended(state: &State, asked: &Asked, headers: &HeaderMap) -> Option<Response<Body>> {
     let path = state.root.join(BUCKET).join(&asked.key);
     if !asked.key.is_empty() && (path.is_dir() || path.ancestors().skip(1).any(Path::is_file)) {
         let body = if asked.method == Method::HEAD { "" } else { "NoSuchKey" };
         return Some(refused(404, body));
     }
-    let suffix: u64 = headers.get("range")?.to_str().ok()?.strip_prefix("bytes=-")?.parse().ok()?;
+    let range = headers.get("range")?.to_str().ok()?;
     let body = std::fs::read(&path).ok()?;
     let size = body.len() as u64;
-    if suffix <= size || size == 0 {
+    if size == 0 {
+        return Some(refused(416, "InvalidRange"));
+    }
+    let suffix: u64 = range.strip_prefix("bytes=-")?.parse().ok()?;
+    if suffix <= size {
         return None;
     }
     let response = Response::builder().status(206).header("content-range", format!("bytes 0-{}/{size}", size - 1));

@@ -360,7 +360,7 @@ fn the_log_in_a_tail_ends_with_the_last_transaction_that_is_whole() {
                     torn
                 });
                 for tail in torn.chain([whole.clone()]) {
-                    let intact = tail.iter().zip(&log).take_while(|(found, written)| found == written).count();
+                    let intact = same_bytes(&tail, &log);
                     let mut scanner = BinlogScanner::new(flavor, START, Detail::Marks);
                     if let Err(error) = scanner.feed(&tail, &mut Vec::new()) {
                         assert_eq!(error.kind(), Kind::Corruption, "{flavor} {case} cut at {cut}: {error}");
@@ -370,6 +370,13 @@ fn the_log_in_a_tail_ends_with_the_last_transaction_that_is_whole() {
             }
         }
     }
+}
+
+/// With how many of the same bytes both begin. By blocks first, for byte by byte takes a minute.
+fn same_bytes(a: &[u8], b: &[u8]) -> usize {
+    let blocks = a.chunks(4096).zip(b.chunks(4096)).take_while(|(a, b)| a == b);
+    let same: usize = blocks.map(|(a, _)| a.len()).sum();
+    same + a[same..].iter().zip(&b[same..]).take_while(|(a, b)| a == b).count()
 }
 
 /// Wherever the connection breaks, the dump that follows goes on without a hole: from the last
