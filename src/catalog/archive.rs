@@ -244,7 +244,10 @@ impl Archive {
         let folder = self.layout.timeline(timeline);
         self.store
             .list(&folder, None, true, &mut |object| match self.layout.parse(&object.name) {
-                Some(ObjectName::Segment { range, epoch, codec, .. }) if range.covers(tail.range) => {
+                // One of an earlier epoch is by a writer that did not know yet that it was fenced.
+                Some(ObjectName::Segment { range, epoch, codec, .. })
+                    if range.covers(tail.range) && epoch >= tail.epoch && found.is_none_or(|(_, of, _)| epoch > of) =>
+                {
                     found = Some((range, epoch, codec));
                 }
                 Some(ObjectName::Tail { start, epoch, .. }) if start == tail.range.start && epoch > tail.epoch => {

@@ -64,10 +64,7 @@ pub async fn claim(store: &dyn Store, layout: &Layout, clock: &dyn Clock, who: &
     };
     store.list(&layout.epochs(), None, true, &mut see).await?;
 
-    let claim = Claim { who: who.to_owned(), when: clock.now(), nonce: format!("{:016x}", rand::random::<u64>()) };
-    let body =
-        serde_json::to_vec(&claim).map_err(|e| Error::failure("cannot write the claim of an epoch").because(e))?;
-    let body = Bytes::from(body);
+    let body = claim_body(clock, who)?;
     loop {
         let number = next(layout, highest)?;
         match store.create(&layout.name(&ObjectName::Epoch(number)), vec![body.clone()]).await {
@@ -82,6 +79,16 @@ pub async fn claim(store: &dyn Store, layout: &Layout, clock: &dyn Clock, who: &
             Err(error) => return Err(error),
         }
     }
+}
+
+/// What a new claim is to hold.
+///
+/// # Errors
+/// [`Kind::Failure`], which nobody will see.
+pub fn claim_body(clock: &dyn Clock, who: &str) -> Result<Bytes> {
+    let claim = Claim { who: who.to_owned(), when: clock.now(), nonce: format!("{:016x}", rand::random::<u64>()) };
+    let body = serde_json::to_vec(&claim);
+    body.map(Bytes::from).map_err(|e| Error::failure("cannot write the claim of an epoch").because(e))
 }
 
 fn next(layout: &Layout, number: u32) -> Result<u32> {
@@ -101,6 +108,25 @@ impl Epoch {
     #[must_use]
     pub const fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Claims the epoch right behind this one for the same writer, with one create, so that none can come between. Whoever
+    /// has no answer tries again with the same `body` (see [`claim_body`]): a claim that was made after all is known by it.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`], naming the later writer, when one has come; what the store reports.
+    pub async fn succeed(&self, store: &dyn Store, layout: &Layout, body: &Bytes) -> Result<Self> {
+        match store.create(&self.successor, vec![body.clone()]).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == Kind::Fenced => {
+                self.check(store).await?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
+        let number = next(layout, self.number)?;
+        let successor = layout.name(&ObjectName::Epoch(next(layout, number)?));
+        Ok(Self { number, successor, folder: self.folder.clone(), seen: Arc::default() })
     }
 
     /// Whether no later writer has come, when that can be told at once: `false` asks for
@@ -158,6 +184,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::store::memory::{Fault, MemoryStore, Operation};
     use crate::store::{Created, ObjectInfo};
 
     struct At(i64);
@@ -232,6 +259,26 @@ mod tests {
             error.message(),
             "main/epoch/0000000002 was claimed by host-b at 1970-01-01T00:00:01.000000Z, while this archiver holds epoch 1"
         );
+    }
+
+    #[tokio::test]
+    async fn a_writer_follows_itself_even_if_the_answer_was_lost() {
+        let (store, layout) = (MemoryStore::new(), Layout::new("main".parse().unwrap()));
+        let first = claim(&store, &layout, &At(0), "host-a").await.unwrap();
+        let body = claim_body(&At(0), "host-a").unwrap();
+        store.fail_when(|operation, _| {
+            let lost = || Fault::After(Error::new(Kind::StoreUnreachable, "no answer"));
+            (operation == Operation::Create).then(lost)
+        });
+        let lost = first.succeed(&store, &layout, &body).await.unwrap_err();
+        assert_eq!(lost.kind(), Kind::StoreUnreachable);
+        store.heal();
+        let second = first.succeed(&store, &layout, &body).await.unwrap();
+        second.check(&store).await.unwrap();
+        assert_eq!(second.number(), 2);
+        claim(&store, &layout, &At(0), "host-b").await.unwrap();
+        let fenced = second.succeed(&store, &layout, &claim_body(&At(0), "host-a").unwrap()).await.unwrap_err();
+        assert!(fenced.kind() == Kind::Fenced && fenced.message().contains("host-b"), "{fenced}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,11 @@ pub mod probe;
 pub mod s3;
 pub mod url;
 
+/// Why a store refused: whoever asked has not the right.
+#[derive(Debug, thiserror::Error)]
+#[error("the right to do so is missing")]
+pub struct Denied;
+
 /// What became of a [`Store::create`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {

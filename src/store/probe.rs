@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{Created, Part, Store};
+use super::{Created, Denied, Part, Store};
 use crate::error::{Kind, Result};
 
 /// How many writers race for one name.
@@ -34,8 +34,8 @@ pub struct ProbeReport {
     pub reads_parts: bool,
     /// Objects may be deleted with these credentials: what expires objects needs that, nothing else does.
     pub may_delete: bool,
-    /// What was deleted is gone at once.
-    pub deletes_at_once: bool,
+    /// What was deleted is gone at once, if it may be deleted.
+    pub deletes_at_once: Option<bool>,
 }
 
 impl ProbeReport {
@@ -72,39 +72,48 @@ impl ProbeReport {
         unless(self.same_again_is_success, "creating the same bytes again is refused".to_owned());
         unless(self.lists_at_once, "a new object is not listed at once".to_owned());
         unless(self.reads_parts, "a part of an object is not what was asked for".to_owned());
-        unless(self.deletes_at_once, "a deleted object is still there".to_owned());
+        unless(self.deletes_at_once != Some(false), "a deleted object is still there".to_owned());
         list
     }
 }
 
-/// Tries out `store` with objects in a new folder under `folder`, which ends with a slash; they are removed again
-/// if that is allowed.
+/// Tries out `store` with objects in a new folder under `folder`, which ends with a slash; they are removed again,
+/// or, where that is not allowed, are there for the next time.
 ///
 /// # Errors
 /// Those of the store, other than refusals that are part of the trial.
 pub async fn probe(store: &dyn Store, folder: &str) -> Result<ProbeReport> {
-    let folder = &format!("{folder}{:016x}/", rand::random::<u64>());
+    // Whoever archives need not have the right to delete. He makes the same few objects each time.
+    let may_delete = match store.delete(&format!("{folder}none")).await {
+        Ok(()) => true,
+        Err(error) if std::error::Error::source(&error).is_some_and(|source| source.is::<Denied>()) => false,
+        Err(error) => return Err(error.context("cannot probe the store")),
+    };
+    let id = if may_delete { format!("{:016x}", rand::random::<u64>()) } else { "kept".to_owned() };
+    let folder = &format!("{folder}{id}/");
     // A store may find out by its first create what it stands on.
     let earlier = format!("{folder}earlier");
     store.create(&earlier, vec![Bytes::from_static(b"earlier")]).await?;
     let name = format!("{folder}race");
     let body = |racer: usize| Bytes::from(format!("writer {racer} of {RACERS}"));
-    let outcomes = join_all((0..RACERS).map(|racer| store.create(&name, vec![body(racer)]))).await;
-    let mut winner = None;
-    let mut winners = 0;
-    for (racer, outcome) in outcomes.into_iter().enumerate() {
-        match outcome {
-            Ok(_) => {
-                winners += 1;
-                winner = Some(racer);
+    let mut first = store.get(&name, Part::All).await?;
+    // Else an earlier probe was told who won.
+    let mut winners = usize::from(first.is_some());
+    if first.is_none() {
+        let outcomes = join_all((0..RACERS).map(|racer| store.create(&name, vec![body(racer)]))).await;
+        for (racer, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Ok(_) => {
+                    winners += 1;
+                    first = Some(body(racer));
+                }
+                Err(e) if e.kind() == Kind::Fenced => {}
+                Err(e) => return Err(e.context("cannot probe the store")),
             }
-            Err(e) if e.kind() == Kind::Fenced => {}
-            Err(e) => return Err(e.context("cannot probe the store")),
         }
     }
 
     // All sizes differ from the race's, so that nothing but the bytes can tell.
-    let first = winner.map(body);
     let intruder = store.create(&name, vec![Bytes::from_static(b"an intruder")]).await;
     let refused = match intruder {
         Ok(_) => false,
@@ -125,13 +134,13 @@ pub async fn probe(store: &dyn Store, folder: &str) -> Result<ProbeReport> {
     store.list(folder, None, false, &mut |info| listed |= info.name == name).await?;
     let reads_parts = store.get(&name, Part::Range { start: 2, len: 3 }).await?.as_deref() == Some(b"ite")
         && store.get(&name, Part::Last(2)).await?.as_deref() == Some(b"16");
-    let mut may_delete = true;
-    for name in [&earlier, &name] {
-        // Whoever archives need not have that right.
-        may_delete &= store.delete(name).await.is_ok();
+    let mut deletes_at_once = None;
+    if may_delete {
+        store.delete(&earlier).await?;
+        store.delete(&name).await?;
+        let gone = store.head(&name).await?.is_none() && store.get(&name, Part::All).await?.is_none();
+        deletes_at_once = Some(gone);
     }
-    let deletes_at_once =
-        !may_delete || store.head(&name).await?.is_none() && store.get(&name, Part::All).await?.is_none();
     Ok(ProbeReport {
         store: store.location(),
         remote: store.local_root().is_none(),
@@ -212,6 +221,25 @@ mod tests {
         assert_eq!(report.winners, RACERS);
         assert!(!report.fences());
         assert_eq!(report.shortcomings().len(), 3, "{:?}", report.shortcomings());
+    }
+
+    #[tokio::test]
+    async fn who_may_not_delete_leaves_two_objects_however_often_he_looks() {
+        let store = MemoryStore::new();
+        store.fail_when(|operation, _| {
+            let denied = || Fault::Before(Error::new(Kind::StoreUnreachable, "no").because(Denied));
+            (operation == Operation::Delete).then(denied)
+        });
+        for _ in 0..2 {
+            let report = probe(&store, "main/probe/").await.unwrap();
+            assert!(report.fences() && !report.may_delete, "{report:?}");
+            assert_eq!(report.shortcomings(), [""; 0]);
+            assert_eq!(store.names(), ["main/probe/kept/earlier", "main/probe/kept/race"]);
+        }
+        store.fail_when(|operation, _| {
+            (operation == Operation::Delete).then(|| Fault::Before(Error::new(Kind::StoreUnreachable, "busy")))
+        });
+        assert_eq!(probe(&store, "main/probe/").await.unwrap_err().kind(), Kind::StoreUnreachable);
     }
 
     #[tokio::test]

@@ -7,8 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -116,8 +118,12 @@ struct Run<'a> {
     log_end: Offset,
     /// Damaged objects that were told.
     told: BTreeSet<String>,
-    /// A create in a remote store had no answer, and may yet be done.
+    /// A create in a remote store may have had no answer, and may yet be done.
     late: bool,
+    /// What the next epoch's claim holds, while it is not known to be there.
+    claim: Option<Bytes>,
+    /// Whether this epoch has created segments.
+    creates: Arc<AtomicBool>,
     /// Segments whose footers are sound and whose bytes are not, with what is wrong.
     unreadable: BTreeMap<String, String>,
 }
@@ -160,6 +166,8 @@ impl Archiver {
             log_end: server.log_end,
             told: BTreeSet::new(),
             late: false,
+            claim: None,
+            creates: Arc::default(),
             unreadable: BTreeMap::new(),
         };
         let result = run.keep_streaming(source, server).await;
@@ -205,7 +213,8 @@ impl Run<'_> {
             if *self.until.stop.borrow() {
                 return Ok(());
             }
-            self.late |= error.kind() == Kind::StoreUnreachable && self.archive.store.local_root().is_none();
+            // Whatever error came first: uploads were under way beside it.
+            self.late |= self.creates.load(Ordering::Relaxed) && self.archive.store.local_root().is_none();
             match error.kind() {
                 Kind::Fenced | Kind::NotRecoverable | Kind::Usage => return Err(error),
                 Kind::Config => return Err(error),

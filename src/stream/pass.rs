@@ -1,6 +1,7 @@
 //! One pass over a connection: who the server is, where the log goes on, one session.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::task::JoinHandle;
 
@@ -160,18 +161,20 @@ impl Run<'_> {
     /// A service may yet do what it gave no answer to. Such a segment comes after the look at what there is, and must not
     /// bear the name, nor the epoch, of what is streamed again.
     async fn outrank_late(&mut self) -> Result<()> {
-        if self.late {
-            self.claim_next().await?;
-            self.late = false;
-        }
-        Ok(())
+        if self.late { self.claim_next().await } else { Ok(()) }
     }
 
     /// Claims the epoch behind our own, if that is still the last.
     async fn claim_next(&mut self) -> Result<()> {
-        let store = self.archive.store.as_ref();
-        self.epoch.check(store).await?;
-        self.epoch = fence::claim(store, &self.archive.layout, self.archiver.clock.as_ref(), CLAIMED_BY).await?;
+        let body = match &self.claim {
+            Some(body) => body.clone(),
+            None => fence::claim_body(self.archiver.clock.as_ref(), CLAIMED_BY)?,
+        };
+        // Kept until it is known to be there: it may be, without an answer.
+        self.claim = Some(body.clone());
+        self.epoch = self.epoch.succeed(self.archive.store.as_ref(), &self.archive.layout, &body).await?;
+        (self.claim, self.late) = (None, false);
+        self.creates.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -223,6 +226,7 @@ impl Run<'_> {
             confirms,
             carried: ready.carried,
             file_segments: ready.file_segments,
+            creates: Arc::clone(&self.creates),
             unindexed: catalog.timelines.get(&timeline).map_or(0, unindexed),
             tail_folder,
             clock: Arc::clone(&self.archiver.clock),

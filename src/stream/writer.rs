@@ -17,6 +17,7 @@
 //! 5. Nothing is reported durable unless the writer's epoch is still the highest.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -485,6 +486,7 @@ impl Writer {
         self.setup.unindexed += usize::from(full);
         let file_end = full && self.setup.limits.is_file_end(summary.range.end);
 
+        self.setup.creates.store(true, Ordering::Relaxed);
         let upload = Upload {
             archive: self.setup.archive.clone(),
             timeline: self.setup.timeline,

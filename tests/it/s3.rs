@@ -108,6 +108,21 @@ fn the_probe_tells_a_service_that_overwrites_from_one_that_does_not() {
     });
 }
 
+/// As the credentials of an archiver should be.
+#[test]
+fn no_right_to_delete_is_needed() {
+    let scratch = Scratch::new();
+    let s3 = S3::start(&scratch);
+    s3.harm_when(|asked| (asked.method == Method::DELETE).then_some(Harm::Refused(403, "AccessDenied")));
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).start();
+    marker_table(&server);
+    let pitr = Pitr::in_bucket(&scratch, &s3, "db").source(&server);
+    pitr.ok(["init"]);
+    pitr.catch_up();
+    pitr.ok(["check"]).says(&["creates once"]);
+    pitr.ok(["verify", "--read-data"]);
+}
+
 /// A create whose answer is lost was done: whoever tries again is told that it is the same.
 #[test]
 fn a_lost_answer_is_no_foreign_object() {

@@ -52,7 +52,7 @@ fn step(dice: &mut StdRng) -> Step {
             Step::List(prefix, after, dice.random())
         }
         _ => Step::Folders(
-            PREFIXES.iter().copied().filter(|p| p.is_empty() || p.ends_with('/')).nth(dice.random_range(0..4)).unwrap(),
+            PREFIXES.iter().copied().filter(|p| p.is_empty() || p.ends_with('/')).nth(dice.random_range(0..6)).unwrap(),
         ),
     }
 }
@@ -72,7 +72,10 @@ async fn outcome(store: &dyn Store, step: &Step) -> String {
             format!("{listed:?} {found:?}")
         }
         Step::Folders(prefix) => {
-            let Ok(folders) = store.folders(prefix).await else { return "no folders".into() };
+            let folders = match store.folders(prefix).await {
+                Ok(folders) => folders,
+                Err(error) => return format!("{:?}", error.kind()),
+            };
             let mut full = Vec::new();
             for folder in folders {
                 // A directory stays when the last file in it goes.

@@ -79,7 +79,8 @@ fn drop_late(all: &mut Vec<Named>) {
         let hides =
             |wide: &&Named| wide.range.covers(next.range) && wide.epoch < next.epoch && wide.range != next.range;
         for wide in open.iter().filter(hides).filter(|wide| !late.contains(wide)).copied().collect::<Vec<_>>() {
-            let others: Vec<OffsetRange> = all.iter().filter(|s| **s != wide).map(|s| s.range).collect();
+            let others: Vec<OffsetRange> =
+                all.iter().filter(|s| **s != wide && !late.contains(s)).map(|s| s.range).collect();
             if holds(&others, OffsetRange::new(wide.range.start, next.range.start)) {
                 late.push(wide);
             }

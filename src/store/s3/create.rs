@@ -101,7 +101,11 @@ impl Inner {
         match self.put(name, body, true).await? {
             Put::Done => Ok(Created::New),
             Put::Exists => self.exists(name, body).await,
-            Put::NoConditions => self.look_and_create(name, body).await,
+            Put::NoConditions => {
+                self.tell_no_conditions();
+                *self.conditional.lock().await = Some(false);
+                self.look_and_create(name, body).await
+            }
             Put::Conflict(error) => Err(error),
         }
     }

@@ -9,6 +9,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::Inner;
 use crate::error::{Error, Kind};
+use crate::store::Denied;
 
 /// The status of an answer, if there was one.
 pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
@@ -35,7 +36,10 @@ impl Inner {
             SdkError::TimeoutError(_) => "no answer in time".to_owned(),
             other => causes(other),
         };
-        let refused = Error::new(Kind::StoreUnreachable, format!("cannot {doing} {what} in {place}: {said}"));
+        let mut refused = Error::new(Kind::StoreUnreachable, format!("cannot {doing} {what} in {place}: {said}"));
+        if matches!(error, SdkError::ServiceError(answer) if answer.err().code() == Some("AccessDenied")) {
+            refused = refused.because(Denied);
+        }
         match self.advice(error) {
             Some(advice) => refused.hint(advice),
             None => refused,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
@@ -90,6 +91,8 @@ pub struct Setup {
     /// Bytes that precede `start` without a gap and are not in a segment yet: what an
     /// older tail held. With the marks that end in them.
     pub carried: Option<Carried>,
+    /// Turns true once a segment is about to be created.
+    pub creates: Arc<AtomicBool>,
     /// Segments of the log file that `start` lies in, to be superseded by one.
     pub file_segments: Vec<SegmentInfo>,
     /// How many segments no index holds yet.

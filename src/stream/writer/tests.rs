@@ -182,6 +182,7 @@ impl Place {
             acknowledged: Offset::ZERO,
             confirms: true,
             carried: None,
+            creates: Arc::default(),
             file_segments: Vec::new(),
             unindexed: 0,
             tail_folder: Some(self.folder()),
