@@ -86,15 +86,19 @@ class Relay:
         loop, queue = asyncio.get_running_loop(), asyncio.Queue(256)
 
         async def pass_on():
-            while True:
-                due, piece = await queue.get()
+            while piece_due := await queue.get():
+                due, piece = piece_due
                 await asyncio.sleep(max(0, due - loop.time()))
                 writer.write(piece)
                 await writer.drain()
+            writer.close()
 
         passing = asyncio.create_task(pass_on())
         try:
             while piece := await there.read(1 << 18):
                 await queue.put((loop.time() + self.latency, piece))
+            # What the service said before it ended the connection comes first.
+            await queue.put(None)
+            await passing
         finally:
             passing.cancel()

@@ -16,7 +16,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use secrecy::ExposeSecret;
 
 use super::Keys;
-use super::place::Place;
+use super::place::{self, Place};
 use crate::error::{Error, Result};
 
 /// A file of certificates that are trusted instead of the system's, as for the `aws` command. The
@@ -38,8 +38,12 @@ const STALL_GRACE: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 5;
 
 /// The address of another service that the environment names.
-pub(super) fn endpoint_of_environment() -> Option<String> {
-    ENDPOINTS.iter().find_map(|name| std::env::var(name).ok()).filter(|url| !url.is_empty())
+///
+/// # Errors
+/// [`crate::Kind::Config`] when it is none.
+pub(super) fn endpoint_of_environment() -> Result<Option<String>> {
+    let named = |name: &'static str| Some((name, std::env::var(name).ok().filter(|url| !url.is_empty())?));
+    ENDPOINTS.into_iter().find_map(named).map(|(name, url)| place::endpoint(name, &url)).transpose()
 }
 
 /// Makes the client. The credentials are looked for now and renewed when they expire.

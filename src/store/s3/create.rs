@@ -56,9 +56,15 @@ impl Inner {
                     self.look_and_create(name, &body).await
                 }
             }
+            // Too large to be sent twice, and for others to wait for.
             None if body.len() > TRIED_BYTES_MAX => {
                 drop(known);
-                self.unsure_create(name, &body).await
+                let mut found = None;
+                let created = self.unsure_create(name, &body, &mut found).await;
+                if found.is_some() {
+                    *self.conditional.lock().await = found;
+                }
+                created
             }
             None => self.first_create(name, &body, &mut known).await,
         }
@@ -66,35 +72,24 @@ impl Inner {
 
     /// Creates, and finds out whether the service keeps a create's condition.
     async fn first_create(&self, name: &str, body: &Bytes, conditional: &mut Option<bool>) -> Result<Created> {
-        if let Some(bytes) = self.head(name).await? {
-            return self.compare(name, bytes, body).await;
+        let created = self.unsure_create(name, body, conditional).await?;
+        if created == Created::New && conditional.is_none() {
+            // The same bytes once more: whatever the service does with them, no harm is done.
+            *conditional = match self.put(name, body, true).await {
+                Ok(Put::Exists) => Some(true),
+                Ok(Put::Done | Put::NoConditions) => {
+                    self.tell_no_conditions();
+                    Some(false)
+                }
+                // Not known yet.
+                Ok(Put::Conflict(_)) | Err(_) => None,
+            };
         }
-        match self.put(name, body, true).await? {
-            Put::Exists => self.exists(name, body).await,
-            Put::NoConditions => {
-                self.tell_no_conditions();
-                *conditional = Some(false);
-                self.look_and_create(name, body).await
-            }
-            Put::Conflict(error) => Err(error),
-            Put::Done => {
-                // The same bytes once more: whatever the service does with them, no harm is done.
-                *conditional = match self.put(name, body, true).await {
-                    Ok(Put::Exists) => Some(true),
-                    Ok(Put::Done | Put::NoConditions) => {
-                        self.tell_no_conditions();
-                        Some(false)
-                    }
-                    // Not known yet.
-                    Ok(Put::Conflict(_)) | Err(_) => None,
-                };
-                Ok(Created::New)
-            }
-        }
+        Ok(created)
     }
 
-    /// For an object too large to be sent twice, as long as nothing is known: in either way.
-    async fn unsure_create(&self, name: &str, body: &Bytes) -> Result<Created> {
+    /// Creates in both ways, as long as nothing is known.
+    async fn unsure_create(&self, name: &str, body: &Bytes, conditional: &mut Option<bool>) -> Result<Created> {
         if let Some(bytes) = self.head(name).await? {
             return self.compare(name, bytes, body).await;
         }
@@ -103,7 +98,7 @@ impl Inner {
             Put::Exists => self.exists(name, body).await,
             Put::NoConditions => {
                 self.tell_no_conditions();
-                *self.conditional.lock().await = Some(false);
+                *conditional = Some(false);
                 self.look_and_create(name, body).await
             }
             Put::Conflict(error) => Err(error),

@@ -83,7 +83,7 @@ impl S3Store {
     fn of(rest: &str, clock: Arc<dyn Clock>, keys: Option<Keys>) -> Result<Self> {
         let mut place = Place::parse(rest)?;
         if place.endpoint.is_none() {
-            place.endpoint = client::endpoint_of_environment();
+            place.endpoint = client::endpoint_of_environment()?;
         }
         Ok(Self(Arc::new(Inner { place, keys, clock, client: OnceCell::new(), conditional: Mutex::new(None) })))
     }
