@@ -70,9 +70,8 @@ pub async fn claim(store: &dyn Store, layout: &Layout, clock: &dyn Clock, who: &
         match store.create(&layout.name(&ObjectName::Epoch(number)), vec![body.clone()]).await {
             // `Same` is our own claim too: the nonce makes it so.
             Ok(_) => {
-                let successor = layout.name(&ObjectName::Epoch(next(layout, number)?));
                 let folder = store.local_root().map(|root| open_folder(&root.join(layout.epochs()))).transpose()?;
-                return Ok(Epoch { number, successor, folder, seen: Arc::default() });
+                return Epoch::claimed(layout, number, folder);
             }
             // Another writer was faster: it holds this number, so ours is the next.
             Err(error) if error.kind() == Kind::Fenced => highest = number,
@@ -124,9 +123,13 @@ impl Epoch {
             }
             Err(error) => return Err(error),
         }
-        let number = next(layout, self.number)?;
+        Self::claimed(layout, next(layout, self.number)?, self.folder.clone())
+    }
+
+    /// One whose claim is in the store.
+    fn claimed(layout: &Layout, number: u32, folder: Option<Arc<OwnedFd>>) -> Result<Self> {
         let successor = layout.name(&ObjectName::Epoch(next(layout, number)?));
-        Ok(Self { number, successor, folder: self.folder.clone(), seen: Arc::default() })
+        Ok(Self { number, successor, folder, seen: Arc::default() })
     }
 
     /// Whether no later writer has come, when that can be told at once: `false` asks for

@@ -52,7 +52,7 @@ mod thread;
 mod upload;
 
 use block::Block;
-use compressing::Compressing;
+use compressing::{Closed, Compressing};
 pub use here::{Here, Tried};
 pub use setup::{Carried, Input, Progress, Setup};
 pub use thread::run;
@@ -446,18 +446,12 @@ impl Writer {
         let made = match open {
             Open::Direct { .. } if summary.range.is_empty() => return Ok(()),
             Open::Direct { segment, .. } => {
-                let Some(mut block) = self.block.take() else {
-                    return self.upload(Made { segment: segment.close(summary.clone()), tail: None }, summary, full);
+                let (full, whole) = self.close_in_block(&summary, full)?;
+                let (segment, summary) = match whole {
+                    Some(whole) => whole,
+                    None => (segment.close(summary.clone()), summary),
                 };
-                block.follow(&summary)?;
-                let limits = &self.setup.limits;
-                let full = full || summary.boundary == self.offset && limits.is_nearly_full(block.start(), self.offset);
-                if !full {
-                    self.block = Some(block);
-                } else if let Some((segment, whole)) = block.close(&summary) {
-                    return self.upload(Made { segment, tail: None }, whole, full);
-                }
-                return self.upload(Made { segment: segment.close(summary.clone()), tail: None }, summary, full);
+                return self.upload(Made { segment, tail: None }, summary, full);
             }
             Open::Tail { tail, .. } if summary.range.is_empty() => return tail.remove(),
             Open::Tail { mut tail, segment } => {
@@ -468,6 +462,19 @@ impl Writer {
             }
         };
         self.upload(made, summary, full)
+    }
+
+    /// Takes note of a small segment's end in the block that it belongs to. Gives whether the block is full with
+    /// it, and then the block, which takes the small one's place unless that is all there is of it.
+    fn close_in_block(&mut self, small: &Summary, full: bool) -> Result<(bool, Option<(Closed, Summary)>)> {
+        let Some(mut block) = self.block.take() else { return Ok((full, None)) };
+        block.follow(small)?;
+        let limits = &self.setup.limits;
+        if full || small.boundary == self.offset && limits.is_nearly_full(block.start(), self.offset) {
+            return Ok((true, block.close(small)));
+        }
+        self.block = Some(block);
+        Ok((false, None))
     }
 
     /// Where the open segment ends, in the engine's words.

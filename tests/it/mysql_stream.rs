@@ -20,7 +20,7 @@ fn catch_up(pitr: &Pitr<'_>) {
 }
 
 /// Waits until the archive lacks nothing that the server has.
-fn wait_until_it_follows(pitr: &Pitr<'_>) {
+pub fn wait_until_it_follows(pitr: &Pitr<'_>) {
     let follows = || (pitr.json(&["status"])["source"]["lag_bytes"] == 0).then_some(());
     condition("the archive to follow", PATIENCE, follows);
 }

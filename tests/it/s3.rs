@@ -9,7 +9,7 @@ use pitr::store::probe::probe;
 use pitr::store::{Created, Part, Store, conformance};
 use pitr::{Error, Kind};
 
-use crate::mysql_stream::assert_export_equals_binlogs;
+use crate::mysql_stream::{assert_export_equals_binlogs, wait_until_it_follows};
 use crate::support::load::{mark, marker_table};
 use crate::support::moto::Moto;
 use crate::support::mysql::{self, Make, MySqlServer};
@@ -278,9 +278,7 @@ fn binlogs_come_out_of_a_bucket_byte_for_byte() {
             mysql::mark(&server);
             server.flush_logs();
         }
-        condition("the archive to follow", PATIENCE, || {
-            (pitr.json(&["status"])["source"]["lag_bytes"] == 0).then_some(())
-        });
+        wait_until_it_follows(&pitr);
         archiver.stop();
         assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
     }

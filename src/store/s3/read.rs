@@ -170,19 +170,17 @@ impl Inner {
                     each_folder(folder);
                 }
             }
-            let next = page.next_continuation_token().map(str::to_owned);
-            match next {
-                Some(next) if page.is_truncated() == Some(true) && token.as_ref() != Some(&next) => token = Some(next),
-                None if page.is_truncated() != Some(true) => return Ok(()),
-                Some(_) if page.is_truncated() != Some(true) => return Ok(()),
-                _ => {
-                    let place = self.place.location();
-                    return Err(Error::new(
-                        Kind::StoreUnreachable,
-                        format!("cannot list {prefix} in {place}: the service says that there is more and not where"),
-                    ));
-                }
+            if page.is_truncated() != Some(true) {
+                return Ok(());
             }
+            let next = page.next_continuation_token().map(str::to_owned).filter(|next| token.as_ref() != Some(next));
+            token = Some(next.ok_or_else(|| {
+                let place = self.place.location();
+                Error::new(
+                    Kind::StoreUnreachable,
+                    format!("cannot list {prefix} in {place}: the service says that there is more and not where"),
+                )
+            })?);
         }
     }
 

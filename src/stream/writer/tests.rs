@@ -136,6 +136,12 @@ impl Store for Doors {
     }
 }
 
+/// What is known of a segment from its name.
+fn info(range: OffsetRange, epoch: u32) -> SegmentInfo {
+    let summary = Summary { range, ..Summary::empty(range.start, range.end) };
+    SegmentInfo::of(&summary, epoch, Holder::Segment(Codec::Lz4))
+}
+
 /// An archive in a directory of its own.
 pub(in crate::stream) struct Place {
     pub(in crate::stream) doors: Arc<Doors>,
@@ -242,12 +248,7 @@ impl Place {
             }
         });
         let epoch = found.max().unwrap();
-        let info = SegmentInfo::of(
-            &Summary { range, ..Summary::empty(range.start, range.end) },
-            epoch,
-            Holder::Segment(Codec::Lz4),
-        );
-        self.archive.raw(T1, &info).await.unwrap()
+        self.archive.raw(T1, &info(range, epoch)).await.unwrap()
     }
 
     /// Up to when a segment says that the log is complete.
@@ -590,14 +591,7 @@ async fn a_log_file_that_an_earlier_writer_began_becomes_one_segment_too() {
         let (result, durable) = session.finish(false).await;
         result.unwrap();
         assert_eq!(durable, Offset(end));
-        let info = |range| {
-            SegmentInfo::of(
-                &Summary { range, ..Summary::empty(range.start, range.end) },
-                epoch,
-                Holder::Segment(Codec::Lz4),
-            )
-        };
-        file_segments = place.segments().into_iter().map(info).collect();
+        file_segments = place.segments().into_iter().map(|range| info(range, epoch)).collect();
     }
     let wide: Vec<_> = place.segments().into_iter().filter(|range| range.len() > 10).collect();
     assert_eq!(wide, [range(0, 100), range(30, 100)]);
