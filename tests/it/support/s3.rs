@@ -161,14 +161,15 @@ impl S3 {
             if dice.random_range(0..every) != 0 {
                 return None;
             }
-            Some(match dice.random_range(0..8) {
-                0 => Harm::Refused(503, "SlowDown"),
-                1 => Harm::Refused(500, "InternalError"),
-                2 => Harm::Refused(409, "ConditionalRequestConflict"),
-                3 => Harm::Refused(403, "RequestTimeTooSkewed"),
-                4 => Harm::Refused(400, "ExpiredToken"),
-                5 => Harm::Reset,
-                6 => Harm::CutAt(dice.random_range(0..5000)),
+            Some(match dice.random_range(0..32) {
+                // These end a session at once, of which each needs some twenty requests.
+                0 => Harm::Refused(403, "RequestTimeTooSkewed"),
+                1 => Harm::Refused(400, "ExpiredToken"),
+                2..7 => Harm::Refused(503, "SlowDown"),
+                7..12 => Harm::Refused(500, "InternalError"),
+                12..17 => Harm::Refused(409, "ConditionalRequestConflict"),
+                17..22 => Harm::Reset,
+                22..27 => Harm::CutAt(dice.random_range(0..5000)),
                 _ => Harm::AnswerLost,
             })
         });
