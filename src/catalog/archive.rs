@@ -1,13 +1,12 @@
 //! One cluster's place in a store: where its objects are made and read.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::layout::{Layout, ObjectName};
-use super::load;
-use super::{Catalog, Holder, SegmentInfo};
+use super::load::{self, Known};
+use super::{Catalog, Holder, SegmentInfo, TimelineLog};
 use crate::engine::{Detail, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, Identity};
@@ -70,18 +69,27 @@ impl Archive {
     /// # Errors
     /// As [`load::load`].
     pub async fn catalog(&self, engine: &dyn Engine) -> Result<Catalog> {
-        self.catalog_without(engine, &BTreeMap::new()).await
+        self.catalog_with(engine, &Known::new()).await
     }
 
-    /// As [`Archive::catalog`], with segments set aside that proved damaged when they were
-    /// read, and what is wrong with each.
+    /// As [`Archive::catalog`], but for what is `known` of its segments.
     ///
     /// # Errors
     /// As [`load::load`].
-    pub async fn catalog_without(&self, engine: &dyn Engine, unreadable: &BTreeMap<String, String>) -> Result<Catalog> {
+    pub async fn catalog_with(&self, engine: &dyn Engine, known: &Known) -> Result<Catalog> {
         let scanner =
             |identity: &Identity, timeline, start| Ok(engine.scanner(identity, timeline, start, Detail::Marks));
-        load::load(self.store.as_ref(), self.layout.cluster(), &scanner, unreadable).await
+        load::load(self.store.as_ref(), self.layout.cluster(), &scanner, known).await
+    }
+
+    /// What it holds of one timeline, but for what is `known` of its segments.
+    ///
+    /// # Errors
+    /// As [`load::load`].
+    pub async fn timeline_log(&self, engine: &dyn Engine, timeline: TimelineId, known: &Known) -> Result<TimelineLog> {
+        let scanner =
+            |identity: &Identity, timeline, start| Ok(engine.scanner(identity, timeline, start, Detail::Marks));
+        load::timeline(self.store.as_ref(), &self.layout, &self.identity, timeline, &scanner, known).await
     }
 
     /// Refuses a database that is not the one this archive is of.

@@ -58,8 +58,11 @@ const TRIES: usize = 8;
 /// Makes the scanner that finds the end of a tail.
 pub type TailScanner<'a> = &'a (dyn Fn(&Identity, TimelineId, ScanStart) -> Result<Box<dyn Scanner>> + Sync);
 
-/// Reads what the store holds of a cluster. `unreadable` are segments that proved damaged
-/// when they were read, and what is wrong with them.
+/// What is known of segments without asking the store, by the names of their objects: what one holds, or what is wrong
+/// with one that proved damaged when it was read.
+pub type Known = BTreeMap<String, Result<Summary, String>>;
+
+/// Reads what the store holds of a cluster, but for what is `known` of its segments.
 ///
 /// # Errors
 /// [`Kind::NoArchive`] when there is none, [`Kind::Corruption`] naming objects that
@@ -69,11 +72,11 @@ pub async fn load(
     store: &dyn Store,
     cluster: &ClusterName,
     tail_scanner: TailScanner<'_>,
-    unreadable: &BTreeMap<String, String>,
+    known: &Known,
 ) -> Result<Catalog> {
     let layout = Layout::new(cluster.clone());
     let identity = identity(store, &layout).await?;
-    let loader = Loader { store, layout, identity, tail_scanner, unreadable };
+    let loader = Loader { store, layout, identity, tail_scanner, known };
     let mut catalog = Catalog {
         identity: loader.identity.clone(),
         timelines: BTreeMap::new(),
@@ -87,6 +90,22 @@ pub async fn load(
     }
     loader.bases(&mut catalog).await?;
     Ok(catalog)
+}
+
+/// Reads what the store holds of one timeline, but for what is `known` of its segments.
+///
+/// # Errors
+/// As [`load`].
+pub async fn timeline(
+    store: &dyn Store,
+    layout: &Layout,
+    identity: &Identity,
+    timeline: TimelineId,
+    tail_scanner: TailScanner<'_>,
+    known: &Known,
+) -> Result<TimelineLog> {
+    let loader = Loader { store, layout: layout.clone(), identity: identity.clone(), tail_scanner, known };
+    loader.timeline(timeline).await
 }
 
 /// Reads `cluster.json`.
@@ -156,7 +175,7 @@ struct Loader<'a> {
     layout: Layout,
     identity: Identity,
     tail_scanner: TailScanner<'a>,
-    unreadable: &'a BTreeMap<String, String>,
+    known: &'a Known,
 }
 
 /// What the names of a timeline's objects tell.
@@ -344,8 +363,10 @@ impl Loader<'_> {
     /// Reads a segment's footer.
     async fn summary(&self, timeline: TimelineId, named: Named) -> Result<Summary> {
         let name = named.name(&self.layout, timeline);
-        if let Some(problem) = self.unreadable.get(&name) {
-            return Err(Error::corruption(problem.clone()));
+        match self.known.get(&name) {
+            Some(Ok(summary)) => return Ok(summary.clone()),
+            Some(Err(problem)) => return Err(Error::corruption(problem.clone())),
+            None => {}
         }
         let expected =
             Expected { cluster: self.layout.cluster().clone(), timeline, range: named.range, epoch: named.epoch };

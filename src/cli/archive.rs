@@ -1,17 +1,19 @@
 //! `pitr archive`: the sidecar.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::settings::{Settings, SlotArgs};
+use super::settings::{Ack, Settings, SlotArgs, Stream, parse_size};
 use crate::engine::{self, Engine, SourceOptions};
 use crate::error::{Error, Result};
 use crate::model::time::SystemClock;
 use crate::stream::session::Report;
-use crate::stream::{self, Archiver};
+use crate::stream::spool::limit_min;
+use crate::stream::{self, Archiver, SpoolSettings};
 
 /// The name under which servers list us.
 const NAME: &str = "pitr";
@@ -27,9 +29,47 @@ pub(super) struct Args {
     exit_when_caught_up: bool,
     #[command(flatten)]
     slot: SlotArgs,
+    #[command(flatten)]
+    spool: SpoolArgs,
     /// Take no base backup
     #[arg(long)]
     no_backup: bool,
+}
+
+/// Where log waits for a store that is slow or away.
+#[derive(Debug, clap::Args)]
+struct SpoolArgs {
+    /// Directory in which log waits for a store that is slow or away; it survives this process
+    #[arg(long, value_name = "DIR", env = "PITR_SPOOL")]
+    spool: Option<PathBuf>,
+    /// How much the spool may hold; when it is full the server keeps its log [default: 4GiB]
+    #[arg(long, value_name = "SIZE", env = "PITR_SPOOL_SIZE")]
+    spool_size: Option<String>,
+    /// What has to hold the log before the server is told that it is durable [default: store]
+    #[arg(long, value_name = "WHERE", env = "PITR_ACK")]
+    ack: Option<Ack>,
+}
+
+impl SpoolArgs {
+    /// The spool, with what the file says where nothing was typed.
+    fn settings(&self, file: &Stream) -> Result<Option<SpoolSettings>> {
+        let counts = self.ack.unwrap_or(file.ack) == Ack::Spool;
+        let Some(folder) = self.spool.clone().or_else(|| file.spool.clone()) else {
+            return if counts {
+                Err(Error::config("ack = \"spool\" is asked for, and no spool is named")
+                    .hint("name a directory on a disk of this machine with --spool DIR"))
+            } else {
+                Ok(None)
+            };
+        };
+        let bytes = self.spool_size.as_deref().map_or(Ok(file.spool_bytes), parse_size)?;
+        let least = limit_min(file.segment_bytes);
+        if bytes < least {
+            return Err(Error::config(format!("a spool of {bytes} bytes is too small: it needs {least} and more"))
+                .hint("give --spool-size 4GiB, or what the store's longest outage brings"));
+        }
+        Ok(Some(SpoolSettings { folder, bytes, counts }))
+    }
 }
 
 /// Streams until told to stop.
@@ -47,6 +87,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             compression: settings.stream.compression_for(engine.as_ref()),
             segment_bytes: settings.stream.segment_bytes,
             flush_interval: settings.stream.flush_interval,
+            spool: args.spool.settings(&settings.stream)?,
             from: None,
             until,
             exit_when_caught_up: args.exit_when_caught_up,
@@ -59,7 +100,12 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     stop_on_signals(stop)?;
     archiver.run(stopped, &report).await?;
     let report = *report.borrow();
-    tracing::info!(durable = %archiver.engine.position(report.durable), "stopped; everything received is durable");
+    let durable = archiver.engine.position(report.durable);
+    if report.incomplete {
+        tracing::warn!(%durable, "stopped; what came behind this is not in the store yet");
+    } else {
+        tracing::info!(%durable, "stopped; everything received is durable");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -276,6 +276,7 @@ impl Archiving {
                 compression: Compression::Lz4,
                 segment_bytes: 16 << 20,
                 flush_interval: Duration::from_secs(1),
+                spool: None,
                 from: None,
                 until: None,
                 exit_when_caught_up: !goes_on,

@@ -18,6 +18,9 @@ use crate::store::{self, Store};
 /// Files looked for when `--config` names none.
 const FILES: [&str; 2] = ["pitr.toml", "/etc/pitr/pitr.toml"];
 
+/// How much a spool holds when nothing is said.
+const SPOOL_SIZE: &str = "4GiB";
+
 /// The slot that is used when none is named.
 const SLOT: &str = "pitr";
 
@@ -90,6 +93,22 @@ pub struct Stream {
     pub segment_bytes: u64,
     /// Compression of segments; see [`Stream::compression_for`].
     pub compression: Option<Compression>,
+    /// What has to hold the log before the server is told.
+    pub ack: Ack,
+    /// Where log waits for a remote store.
+    pub spool: Option<PathBuf>,
+    /// How much may wait there.
+    pub spool_bytes: u64,
+}
+
+/// What has to hold the log before the server is told that it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// The store.
+    Store,
+    /// The spool on this machine's disk, or the store.
+    Spool,
 }
 
 impl Stream {
@@ -128,6 +147,9 @@ struct FileStream {
     flush_interval: Option<String>,
     segment_size: Option<String>,
     compression: Option<String>,
+    ack: Option<Ack>,
+    spool: Option<PathBuf>,
+    spool_size: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -239,6 +261,9 @@ impl Stream {
             flush_interval: parse_duration(&interval)?,
             segment_bytes,
             compression: compression.map(|text| Compression::from_str(text)).transpose()?,
+            ack: ours.ack.or(all.ack).unwrap_or(Ack::Store),
+            spool: ours.spool.clone().or_else(|| all.spool.clone()),
+            spool_bytes: parse_size(&pick(&ours.spool_size, &all.spool_size, SPOOL_SIZE))?,
         })
     }
 }

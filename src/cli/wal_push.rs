@@ -14,6 +14,7 @@ use super::settings::Settings;
 use crate::catalog::Holder;
 use crate::catalog::archive::Archive;
 use crate::catalog::index::NARROW;
+use crate::catalog::load::Known;
 use crate::engine::{Detail, LogFile, ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
@@ -180,7 +181,7 @@ async fn index(opened: &Opened, timeline: TimelineId, files: &TimelineFiles, mad
     if (before + made) / NARROW == before / NARROW {
         return Ok(());
     }
-    roll_up(&opened.archive, opened.engine.as_ref(), timeline, PUSHED).await
+    roll_up(&opened.archive, opened.engine.as_ref(), timeline, PUSHED, &Known::new()).await
 }
 
 /// Whether the archive holds these very bytes already, and sound.

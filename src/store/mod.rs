@@ -7,6 +7,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use crate::error::Result;
 use crate::model::time::Timestamp;
@@ -70,6 +71,16 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`crate::Kind::Fenced`] when other bytes stand under this name.
     async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<Created>;
+
+    /// As [`Store::create`] of an object that nobody may see before `turn` has come. What can be done
+    /// before, is.
+    ///
+    /// # Errors
+    /// As [`Store::create`]; what `turn` comes to, and nothing is created then.
+    async fn create_behind(&self, name: &str, body: Vec<Bytes>, turn: BoxFuture<'_, Result<()>>) -> Result<Created> {
+        turn.await?;
+        self.create(name, body).await
+    }
 
     /// Reads an object or a part of it; `None` when there is none.
     async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>>;

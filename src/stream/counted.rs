@@ -50,6 +50,7 @@ impl Run<'_> {
             .hint("is its history.json gone? `pitr verify` tells")
         })?;
         let from = Resume { timeline, offset: ready.start, position };
+        self.empty_spool().await?;
         match source.stream(&from).await {
             Ok(()) => Ok(Some(Begun { source, server, slot_start: None, history: None, catalog, timeline, ready })),
             Err(error) if error.kind() == Kind::Absent => {
@@ -83,11 +84,11 @@ impl Run<'_> {
             return Ok(Some(ready));
         }
         let (engine, compression) = (self.archiver.engine.clone(), self.archiver.settings.compression);
-        match resume::at_end(&self.archive, engine.as_ref(), catalog, timeline, &self.epoch, compression).await? {
+        match resume::at_end(&self.with_spool(), engine.as_ref(), catalog, timeline, &self.epoch, compression).await? {
             Led::Ready(ready) => Ok(Some(*ready)),
             Led::Damaged(segment, error) => {
                 let name = self.archive.object_of(timeline, &segment);
-                match self.unreadable.insert(name, error.to_string()) {
+                match self.unreadable.insert(name, Err(error.to_string())) {
                     Some(_) => Err(error),
                     None => Ok(None),
                 }

@@ -75,10 +75,11 @@ impl Run<'_> {
     /// Seals the tail at the end of the log: log is to come behind a gap.
     pub(super) async fn close_tail(&self, catalog: &Catalog, timeline: TimelineId) -> Result<()> {
         let (engine, compression) = (self.archiver.engine.as_ref(), self.archiver.settings.compression);
-        let ready = match resume::at_end(&self.archive, engine, catalog, timeline, &self.epoch, compression).await? {
-            Led::Ready(ready) => *ready,
-            Led::Damaged(_, error) => return Err(error),
-        };
+        let ready =
+            match resume::at_end(&self.with_spool(), engine, catalog, timeline, &self.epoch, compression).await? {
+                Led::Ready(ready) => *ready,
+                Led::Damaged(_, error) => return Err(error),
+            };
         match ready.carried {
             Some(tail) => self.seal(timeline, &tail).await,
             None => Ok(()),
@@ -92,6 +93,6 @@ impl Run<'_> {
             let (epoch, compression) = (self.epoch.number(), self.archiver.settings.compression);
             self.archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
         }
-        self.archive.store.delete(&tail.object).await
+        self.with_spool().store.delete(&tail.object).await
     }
 }

@@ -5,7 +5,8 @@
 //! and begins again after whatever went wrong. [`session`] is one stream on one timeline,
 //! [`writer`] the stage that makes bytes durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,8 +19,9 @@ use tokio::task::JoinHandle;
 use crate::catalog::Catalog;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::{self, Epoch};
+use crate::catalog::load::Known;
 use crate::engine::{Axis, Engine, Source, SourceOptions};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, ServerState};
 use crate::model::offset::Offset;
 use crate::model::time::Clock;
@@ -38,12 +40,14 @@ mod pass;
 pub mod resume;
 pub mod roll_up;
 pub mod session;
+pub mod spool;
 pub mod tail;
 pub mod whence;
 pub mod writer;
 
 use pass::Pass;
 use session::{Goal, Report, Until};
+use spool::{Spool, WithSpool};
 
 /// First and longest wait between two attempts to reach the server.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -63,6 +67,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Longest time a byte waits for its segment to close, on stores without a tail.
     pub flush_interval: Duration,
+    /// Where log waits for a remote store.
+    pub spool: Option<SpoolSettings>,
     /// Where an archive without log begins, and goes on when the server lacks what lies before:
     /// where the log begins that is wanted. `None` for where the server keeps log from.
     pub from: Option<(TimelineId, Offset)>,
@@ -72,6 +78,17 @@ pub struct Settings {
     pub exit_when_caught_up: bool,
     /// Take a base backup when there is none, and after a gap.
     pub backup: bool,
+}
+
+/// Where log waits for a store that is slow or away.
+#[derive(Clone, Debug)]
+pub struct SpoolSettings {
+    /// The directory.
+    pub folder: PathBuf,
+    /// How much it may hold.
+    pub bytes: u64,
+    /// Whether what it holds is acknowledged.
+    pub counts: bool,
 }
 
 /// Keeps one cluster's log flowing into its archive.
@@ -106,6 +123,7 @@ async fn unless_stopped<T>(stop: &watch::Receiver<bool>, work: impl Future<Outpu
 struct Run<'a> {
     archiver: &'a Archiver,
     archive: Archive,
+    spool: Option<Arc<Spool>>,
     epoch: Epoch,
     until: Until,
     goal: watch::Sender<Goal>,
@@ -125,7 +143,7 @@ struct Run<'a> {
     /// Whether this epoch has created segments.
     creates: Arc<AtomicBool>,
     /// Segments whose footers are sound and whose bytes are not, with what is wrong.
-    unreadable: BTreeMap<String, String>,
+    unreadable: Known,
 }
 
 impl Archiver {
@@ -139,6 +157,7 @@ impl Archiver {
     pub async fn run(&self, stop: watch::Receiver<bool>, report: &watch::Sender<Report>) -> Result<()> {
         let Some(connected) = unless_stopped(&stop, self.connect()).await else { return Ok(()) };
         let (source, server) = connected?;
+        let spool = self.open_spool().await?;
         let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), CLAIMED_BY).await?;
         let (store, now) = (Arc::clone(&archive.store), self.clock.now());
@@ -156,6 +175,7 @@ impl Archiver {
         let mut run = Run {
             archiver: self,
             archive,
+            spool,
             epoch,
             until,
             goal,
@@ -168,13 +188,31 @@ impl Archiver {
             late: false,
             claim: None,
             creates: Arc::default(),
-            unreadable: BTreeMap::new(),
+            unreadable: Known::new(),
         };
         let result = run.keep_streaming(source, server).await;
         if let Some(base) = run.base.take() {
             base.abort();
         }
         result
+    }
+
+    async fn open_spool(&self) -> Result<Option<Arc<Spool>>> {
+        let Some(SpoolSettings { folder, bytes, counts }) = &self.settings.spool else { return Ok(None) };
+        if self.store.local_root().is_some() {
+            return Err(Error::config(format!("the store {} is on a disk and needs no spool", self.store.location()))
+                .hint(
+                    "leave out --spool and ack = \"spool\": what is synced to a local store is acknowledged at once",
+                ));
+        }
+        let spool = Spool::open(folder, &self.cluster, *bytes, self.settings.segment_bytes).await?;
+        if *counts {
+            tracing::warn!(
+                spool = %folder.display(),
+                "log is acknowledged once it is on the disk of this spool: what the store does not have yet is lost with this disk"
+            );
+        }
+        Ok(Some(Arc::new(spool)))
     }
 
     /// Connects, and asks the server who it is.
@@ -211,6 +249,8 @@ impl Run<'_> {
                 Err(error) => error,
             };
             if *self.until.stop.borrow() {
+                tracing::warn!(%error, hint = error.advice(), "streaming stopped");
+                self.report.send_modify(|report| report.incomplete = true);
                 return Ok(());
             }
             // Whatever error came first: uploads were under way beside it.
@@ -265,10 +305,28 @@ impl Run<'_> {
         self.goal.send_replace(goal);
     }
 
-    /// What the archive holds; each damaged object is told once.
+    /// The archive with what waits in the spool.
+    fn with_spool(&self) -> Archive {
+        let Archive { store, layout, identity } = self.archive.clone();
+        let store = match &self.spool {
+            Some(spool) => Arc::new(WithSpool { store, spool: Arc::clone(spool) }),
+            None => store,
+        };
+        Archive { store, layout, identity }
+    }
+
+    /// Brings what waits in the spool to the store: before anything is streamed behind it.
+    async fn empty_spool(&self) -> Result<()> {
+        match &self.spool {
+            Some(spool) => spool.drain(&self.archive).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the archive and the spool hold; each damaged object is told once.
     async fn catalog(&mut self) -> Result<Catalog> {
         let engine = self.archiver.engine.as_ref();
-        let catalog = self.archive.catalog_without(engine, &self.unreadable).await?;
+        let catalog = self.with_spool().catalog_with(engine, &self.unreadable).await?;
         for damaged in catalog.damaged() {
             if self.told.insert(damaged.object.clone()) {
                 damaged.warn();

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use super::resume::{self, Led, Ready};
 use super::session::{self, End};
 use super::whence::{Whence, whence};
+use super::writer::Tails;
 use super::{CLAIMED_BY, Run, unless_stopped, writer};
 use crate::catalog::fence;
 use crate::catalog::layout::ObjectName;
@@ -104,6 +105,9 @@ impl Run<'_> {
         self.archive.check_identity(&server.identity)?;
         self.outrank_late().await?;
         if engine.axis() == Axis::Archive {
+            if let Some(spool) = &self.spool {
+                spool.give_way(&self.archive).await?;
+            }
             return self.begin_counted(source, server).await;
         }
         let slot_start = source.prepare_slot().await?;
@@ -128,13 +132,14 @@ impl Run<'_> {
             Whence::Start(timeline, offset) => (timeline, self.fresh(timeline, offset)),
             Whence::EndOf(timeline) => {
                 let compression = self.archiver.settings.compression;
-                let led = resume::at_end(&self.archive, engine.as_ref(), &catalog, timeline, &self.epoch, compression)
-                    .await?;
+                let led =
+                    resume::at_end(&self.with_spool(), engine.as_ref(), &catalog, timeline, &self.epoch, compression)
+                        .await?;
                 match led {
                     Led::Ready(ready) => (timeline, *ready),
                     Led::Damaged(segment, error) => {
                         let name = self.archive.object_of(timeline, &segment);
-                        if self.unreadable.insert(name, error.to_string()).is_some() {
+                        if self.unreadable.insert(name, Err(error.to_string())).is_some() {
                             return Err(error);
                         }
                         return Ok(None);
@@ -143,6 +148,7 @@ impl Run<'_> {
             }
         };
         self.outrank_damaged(&catalog, timeline, ready.start).await?;
+        self.empty_spool().await?;
         source.stream(&self.resume(timeline, ready.start)).await?;
         Ok(Some(Begun { source, server, slot_start, history, catalog, timeline, ready }))
     }
@@ -207,9 +213,15 @@ impl Run<'_> {
         slot_floor: Offset,
     ) -> writer::Setup {
         let settings = &self.archiver.settings;
-        let tail_folder = self.archive.store.local_root().map(|root| root.join(self.archive.layout.timeline(timeline)));
+        let local = self.archive.store.local_root();
+        let root = local.or(self.spool.as_ref().map(|spool| spool.root()));
+        let tails = root.map(|root| Tails {
+            root: root.to_owned(),
+            folder: root.join(self.archive.layout.timeline(timeline)),
+            count: local.is_some() || settings.spool.as_ref().is_some_and(|spool| spool.counts),
+        });
         let flush_interval_micros =
-            tail_folder.is_none().then(|| i64::try_from(settings.flush_interval.as_micros()).unwrap_or(i64::MAX));
+            local.is_none().then(|| i64::try_from(settings.flush_interval.as_micros()).unwrap_or(i64::MAX));
         let log_file_bytes = self.archive.identity.log_file_bytes;
         let damaged_end = catalog.timelines.get(&timeline).and_then(TimelineLog::damaged_end);
         writer::Setup {
@@ -228,7 +240,9 @@ impl Run<'_> {
             file_segments: ready.file_segments,
             creates: Arc::clone(&self.creates),
             unindexed: catalog.timelines.get(&timeline).map_or(0, unindexed),
-            tail_folder,
+            tails,
+            spool: self.spool.clone(),
+            closing: self.until.stop.clone(),
             clock: Arc::clone(&self.archiver.clock),
         }
     }

@@ -8,6 +8,7 @@ use crate::catalog::TimelineLog;
 use crate::catalog::archive::Archive;
 use crate::catalog::index::{self, Index};
 use crate::catalog::layout::ObjectName;
+use crate::catalog::load::Known;
 use crate::engine::Engine;
 use crate::error::{Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
@@ -29,16 +30,21 @@ pub async fn indexed(archive: &Archive, timeline: TimelineId) -> Result<Offset> 
     Ok(end)
 }
 
-/// Rolls footers up into indexes, as many as are due.
+/// Rolls footers up into indexes, as many as are due. Those that are `known` are not read.
 ///
 /// # Errors
 /// From the store.
-pub async fn roll_up(archive: &Archive, engine: &dyn Engine, timeline: TimelineId, epoch: u32) -> Result<()> {
-    let mut catalog = archive.catalog(engine).await?;
-    let Some(log) = catalog.timelines.get_mut(&timeline) else { return Ok(()) };
-    while let Some(range) = index::due(log, archive.identity.log_file_bytes) {
-        tell_touched(archive, timeline, range, log).await?;
-        let rolled = Index::of(log, timeline, range, epoch);
+pub async fn roll_up(
+    archive: &Archive,
+    engine: &dyn Engine,
+    timeline: TimelineId,
+    epoch: u32,
+    known: &Known,
+) -> Result<()> {
+    let mut log = archive.timeline_log(engine, timeline, known).await?;
+    while let Some(range) = index::due(&log, archive.identity.log_file_bytes) {
+        tell_touched(archive, timeline, range, &mut log).await?;
+        let rolled = Index::of(&log, timeline, range, epoch);
         let body = Bytes::from(rolled.encode(archive.layout.cluster())?);
         let name = archive.layout.name(&ObjectName::Index { timeline, range, epoch });
         match archive.store.create(&name, vec![body]).await {

@@ -21,6 +21,9 @@ const QUEUE_MESSAGES: usize = 24;
 /// How often the server hears from us when nothing changes, as its own standbys do.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often the writer looks whether something is overdue, when no log comes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Silence after which the connection counts as lost. We ask for a reply every second.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -76,17 +79,20 @@ pub enum Goal {
 /// From source, scanner or store; what was acknowledged stays durable.
 pub async fn run(
     source: &mut dyn Source,
-    setup: Setup,
+    mut setup: Setup,
     mut until: Until,
     report: &watch::Sender<Report>,
 ) -> Result<End> {
     let (queue, inbox) = mpsc::channel(QUEUE_MESSAGES);
-    let timeline = setup.timeline;
+    let (closing, closes) = watch::channel(false);
+    setup.closing = closes;
+    let (timeline, looks) = (setup.timeline, setup.limits.flush_interval_micros.is_some());
     let (writer, here, mut progress) = writer::run(setup, inbox);
     let (received, stop) = (progress.borrow().received, until.stop.clone());
     let mut session =
         Session { source, queue: Some(queue), here, received, report, timeline, stop, asked: 0, answered: 0 };
-    let outcome = session.pump(&mut progress, &mut until).await;
+    let outcome = session.pump(&mut progress, &mut until, looks).await;
+    closing.send_replace(true);
     let seal = matches!(outcome, Ok(End::TimelineEnd { .. }));
     if let Some(queue) = session.queue.take() {
         // A writer that failed no longer listens; its own error is what counts.
@@ -122,6 +128,8 @@ pub struct Report {
     pub durable: Offset,
     /// The end of the server's log as last heard.
     pub log_end: Offset,
+    /// Streaming ended before everything received was durable.
+    pub incomplete: bool,
 }
 
 struct Session<'a> {
@@ -167,10 +175,13 @@ impl Session<'_> {
         }
     }
 
-    async fn pump(&mut self, progress: &mut watch::Receiver<Progress>, until: &mut Until) -> Result<End> {
+    /// `looks` is whether the writer has to be told that time passes.
+    async fn pump(&mut self, progress: &mut watch::Receiver<Progress>, until: &mut Until, looks: bool) -> Result<End> {
         let Some(queue) = self.queue.clone() else { return Ok(End::Stopped) };
         let mut tick = tokio::time::interval(STATUS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = tokio::time::Instant::now();
         // Since when nothing is missing but the server's word that this is all.
         let mut caught_up = false;
@@ -218,6 +229,8 @@ impl Session<'_> {
                             "the server has been silent for {} seconds", SILENCE_MAX.as_secs())));
                     }
                     self.tell(now.durable, true).await?;
+                }
+                _ = look.tick(), if looks => {
                     // A full queue is busy enough to notice the time by itself.
                     let _ = queue.try_send(Input::Tick);
                 }

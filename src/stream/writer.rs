@@ -12,9 +12,10 @@
 //!    crash leaves the tail, which the next writer continues.
 //! 4. A full tail is sealed: its segment is created first, the tail loses its name after. A
 //!    crash between leaves both, with the same bytes; the segment counts.
-//!    Without tails, small segments go to the store as they become overdue, and one for the whole
-//!    log file (see [`block`]) instead of the last of them.
-//! 5. Nothing is reported durable unless the writer's epoch is still the highest.
+//!    To remote stores, small segments go as they become overdue, and one for the whole
+//!    log file (see [`open`]) instead of the last of them.
+//! 5. Nothing is reported durable unless the writer's epoch is still the highest, but for what lies in a spool of our own
+//!    (see [`super::spool`]) when that is to count: the store, which would tell, may be away.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -22,13 +23,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::ack::AckTracker;
 use super::tail::{Spare, Tail, make_spare, remove_spares};
 use crate::catalog::index;
 use crate::catalog::layout::ObjectName;
+use crate::catalog::load::Known;
 use crate::catalog::{Holder, SegmentInfo};
 use crate::engine::Axis;
 use crate::error::{Error, Result};
@@ -42,33 +44,25 @@ use crate::segment::trailer::Trailer;
 use crate::segment::write::SegmentWriter;
 use crate::store::local::make_folder;
 
-mod block;
 mod compressing;
 mod here;
+mod open;
 mod setup;
 #[cfg(test)]
 pub(super) mod tests;
 mod thread;
 mod upload;
 
-use block::Block;
-use compressing::{Closed, Compressing};
+use compressing::Compressing;
 pub use here::{Here, Tried};
-pub use setup::{Carried, Input, Progress, Setup};
+use open::{Open, Small};
+pub use setup::{Carried, Input, Progress, Setup, Tails};
 pub use thread::run;
-use upload::{Housekeeping, Made, Upload};
+use upload::{Housekeeping, Made, Patience, Turn, Upload};
 
 /// Segments on their way to the store at once: compressed beside each other, and created
 /// one after the other, so that a crash never leaves a later one without an earlier.
 const UPLOADS_MAX: usize = 3;
-
-/// The segment being filled.
-enum Open {
-    /// In memory only.
-    Direct { segment: Compressing, opened: Timestamp },
-    /// In a tail as well.
-    Tail { tail: Box<Tail>, segment: Compressing },
-}
 
 /// What the uploads share with the writer.
 struct Shared {
@@ -79,6 +73,8 @@ struct Shared {
     acknowledged: Offset,
     /// The file of a sealed tail, for the next spare.
     retired: Mutex<Option<Spare>>,
+    /// With the store, when it does not answer.
+    patience: Patience,
 }
 
 impl Shared {
@@ -93,8 +89,9 @@ impl Shared {
         let (progress, receiver) = watch::channel(Progress { received: setup.start, durable, newest: None });
         let tracker = Mutex::new(AckTracker::new(start, boundary.min(start)));
         let acknowledged = setup.acknowledged;
-        let shared = Self { tracker, progress, failure: Mutex::new(None), acknowledged, retired: Mutex::new(None) };
-        (Arc::new(shared), receiver)
+        let (failure, retired) = (Mutex::new(None), Mutex::new(None));
+        let patience = Patience::new(setup.closing.clone(), setup.archive.store.local_root().is_some());
+        (Arc::new(Self { tracker, progress, failure, acknowledged, retired, patience }), receiver)
     }
 
     fn durable(&self, range: OffsetRange, boundary: Offset, newest: Option<Timestamp>) {
@@ -134,12 +131,14 @@ struct Writer {
     runtime: Handle,
     shared: Arc<Shared>,
     marks: Vec<Mark>,
-    open: Option<(Open, Summary)>,
-    /// What small segments that go to the store are to become; begins with the first of them.
-    block: Option<Block>,
+    open: Option<Open>,
     uploads: VecDeque<JoinHandle<()>>,
-    /// Told by the newest upload once its segment is durable; dropped if it never is.
-    newest_upload: Option<oneshot::Receiver<()>>,
+    /// Comes once the newest upload's segment is durable.
+    newest_upload: Turn,
+    /// Segments that may be in memory on their way to the store.
+    memory: Arc<Semaphore>,
+    /// What segments that no index holds yet are, by their ranges.
+    unindexed: Vec<(OffsetRange, String, Summary)>,
     spare: Option<JoinHandle<Result<Spare>>>,
     spares_made: u64,
     offset: Offset,
@@ -155,9 +154,10 @@ impl Writer {
             shared,
             marks: Vec::new(),
             open: None,
-            block: None,
             uploads: VecDeque::new(),
-            newest_upload: None,
+            newest_upload: Turn::first(),
+            memory: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            unindexed: Vec::new(),
             spare: None,
             spares_made: 0,
             offset: setup.start,
@@ -170,9 +170,11 @@ impl Writer {
     /// Whether the open segment is a tail that does not end here, and that `bytes` more do not fill.
     fn has_room_in_tail(&self, bytes: u64) -> bool {
         let limits = &self.setup.limits;
-        matches!(&self.open, Some((Open::Tail { tail, .. }, open))
-            if bytes < limits.end_of(tail.start()).since(self.offset)
-                && !(open.boundary == self.offset && limits.is_nearly_full(tail.start(), self.offset)))
+        self.open.as_ref().is_some_and(|open| {
+            open.tail.is_some()
+                && bytes < limits.end_of(open.start()).since(self.offset)
+                && !(open.summary.boundary == self.offset && limits.is_nearly_full(open.start(), self.offset))
+        })
     }
 
     fn take(&mut self, input: Input) -> Result<()> {
@@ -182,7 +184,7 @@ impl Writer {
                 if idle {
                     // What was expected of it has come, or never will.
                     self.log_end = log_end;
-                    self.close_direct()?;
+                    self.close_part()?;
                 }
                 self.confirm(log_end, time)
             }
@@ -193,9 +195,9 @@ impl Writer {
 
     /// Clears away what killed writers left, and takes over what they wrote.
     fn begin(&mut self) -> Result<()> {
-        if let Some(folder) = &self.setup.tail_folder {
+        if let Some(tails) = &self.setup.tails {
             self.check_epoch()?;
-            remove_spares(folder);
+            remove_spares(&tails.folder);
         }
         self.adopt_carried()
     }
@@ -205,10 +207,10 @@ impl Writer {
     fn adopt_carried(&mut self) -> Result<()> {
         let Some(carried) = self.setup.carried.take() else { return Ok(()) };
         let own = self.tail_name(carried.start) == carried.object;
-        let mut tail = match (&self.setup.tail_folder, own) {
+        let mut tail = match (&self.setup.tails, own) {
             // A tail of this very writer, from before the connection was lost.
-            (Some(folder), true) => {
-                Tail::reopen(folder.join(file_name(&carried.object)), carried.start, &carried.bytes)?
+            (Some(tails), true) => {
+                Tail::reopen(tails.folder.join(file_name(&carried.object)), carried.start, &carried.bytes)?
             }
             _ => {
                 let mut tail = self.new_tail(carried.start)?;
@@ -222,11 +224,28 @@ impl Writer {
         }
         self.confirmed = carried.summary.confirmed;
         self.check_epoch()?;
-        self.shared.durable(tail.range(), self.setup.scanner.boundary(), carried.summary.times.map(|t| t.1));
+        let opened = self.setup.clock.now();
+        let in_parts = self.setup.limits.flush_interval_micros.is_some();
+        // Nobody knows which of it are in the store.
+        let small = in_parts.then(|| {
+            let mut segment = self.compressing(carried.start, false);
+            segment.feed(carried.bytes.clone());
+            Small { segment, summary: carried.summary.clone(), opened }
+        });
         let mut segment = self.compressing(carried.start, true);
         segment.feed(carried.bytes);
-        self.open = Some((Open::Tail { tail: Box::new(tail), segment }, carried.summary));
-        if own { Ok(()) } else { self.runtime.block_on(self.setup.archive.store.delete(&carried.object)) }
+        self.open =
+            Some(Open { tail: Some(Box::new(tail)), segment, summary: carried.summary, opened, in_parts, small });
+        self.tell_tail();
+        if own {
+            return Ok(());
+        }
+        self.runtime.block_on(async {
+            match &self.setup.spool {
+                Some(spool) => spool.remove(&carried.object).await,
+                None => self.setup.archive.store.delete(&carried.object).await,
+            }
+        })
     }
 
     fn tail_name(&self, start: Offset) -> String {
@@ -247,9 +266,8 @@ impl Writer {
             if self.open.is_none() {
                 self.open_segment(log_end)?;
             }
-            let (first, boundary) =
-                self.open.as_ref().map_or((self.offset, self.offset), |(_, open)| (open.range.start, open.boundary));
-            let first = self.block.as_ref().map_or(first, Block::start);
+            let at = (self.offset, self.offset);
+            let (first, boundary) = self.open.as_ref().map_or(at, |open| (open.start(), open.summary.boundary));
             let whole = boundary == self.offset && self.setup.limits.is_nearly_full(first, self.offset);
             if whole || self.offset >= self.setup.limits.end_of(first) {
                 // Or a tail from when segments might be longer.
@@ -274,27 +292,15 @@ impl Writer {
 
     fn append(&mut self, piece: Bytes) -> Result<()> {
         self.setup.scanner.feed(&piece, &mut self.marks)?;
-        let Some((open, summary)) = &mut self.open else { return Ok(()) };
-        for mark in self.marks.drain(..) {
-            summary.add(mark);
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if open.in_parts && open.small.is_none() {
+            let (segment, opened) = (self.compressing(self.offset, false), self.setup.clock.now());
+            open.small = Some(Small { segment, summary: Summary::empty(self.offset, open.summary.boundary), opened });
         }
         self.offset = Offset(self.offset.0 + piece.len() as u64);
-        summary.range.end = self.offset;
-        summary.boundary = self.setup.scanner.boundary();
-        if let Some(block) = &mut self.block {
-            block.feed(piece.clone());
-        }
-        match open {
-            Open::Direct { segment, .. } => {
-                segment.feed(piece);
-                Ok(())
-            }
-            Open::Tail { tail, segment } => {
-                tail.append(&piece)?;
-                segment.feed(piece);
-                Ok(())
-            }
-        }
+        let appended = open.append(piece, &mut self.marks, self.setup.scanner.boundary());
+        self.open = Some(open);
+        appended
     }
 
     /// Notes that everything up to `time` is here, if all the log is that the server is
@@ -306,34 +312,28 @@ impl Writer {
             return Ok(());
         }
         self.confirmed = Some(time);
-        if self.open.is_none() && self.setup.tail_folder.is_some() {
+        if self.open.is_none() && self.setup.tails.is_some() {
             // The last segment is full, and a server may be idle for days.
             self.open_segment(log_end)?;
         }
         match &mut self.open {
-            Some((Open::Tail { tail, .. }, summary)) => {
+            Some(Open { tail: Some(tail), summary, .. }) => {
                 tail.confirm(Trailer { boundary: summary.boundary, confirmed: time })
             }
             _ => Ok(()),
         }
     }
 
-    /// Opens the next segment: in the tail at the live end of a local store, else in
-    /// memory. A segment whose last byte the server already has is better made whole.
+    /// Opens the next segment: in a tail, in parts, or both at the live end. A segment whose last byte the server already has is better
+    /// made whole.
     fn open_segment(&mut self, log_end: Offset) -> Result<()> {
         let summary = Summary::empty(self.offset, self.setup.scanner.boundary());
         let whole = log_end >= self.setup.limits.end_of(self.offset);
-        let in_tail = self.setup.tail_folder.is_some() && !whole;
-        if self.setup.tail_folder.is_none() && !whole && self.block.is_none() {
-            self.block = Some(Block::new(self.offset, self.compressing(self.offset, false)));
-        }
+        let in_tail = self.setup.tails.is_some() && !whole;
+        let in_parts = self.setup.limits.flush_interval_micros.is_some() && !whole;
         let segment = self.compressing(self.offset, in_tail);
-        let open = if in_tail {
-            Open::Tail { tail: Box::new(self.new_tail(self.offset)?), segment }
-        } else {
-            Open::Direct { segment, opened: self.setup.clock.now() }
-        };
-        self.open = Some((open, summary));
+        let tail = if in_tail { Some(Box::new(self.new_tail(self.offset)?)) } else { None };
+        self.open = Some(Open { tail, segment, summary, opened: self.setup.clock.now(), in_parts, small: None });
         Ok(())
     }
 
@@ -350,14 +350,12 @@ impl Writer {
     }
 
     fn new_tail(&mut self, start: Offset) -> Result<Tail> {
-        let Some(folder) = self.setup.tail_folder.clone() else {
+        let Some(Tails { root, folder, .. }) = self.setup.tails.clone() else {
             return Err(Error::failure("this store keeps no tail"));
         };
         let size = self.setup.limits.largest();
-        if self.spares_made == 0
-            && let Some(root) = self.setup.archive.store.local_root()
-        {
-            make_folder(root, &folder)?;
+        if self.spares_made == 0 {
+            make_folder(&root, &folder)?;
         }
         let path = folder.join(file_name(&self.tail_name(start)));
         if path.exists() {
@@ -380,7 +378,7 @@ impl Writer {
     /// Nothing may be called durable once another writer has come.
     fn check_epoch(&self) -> Result<()> {
         let epoch = &self.setup.epoch;
-        if epoch.is_surely_last() {
+        if self.setup.spool.is_some() || epoch.is_surely_last() {
             return Ok(());
         }
         self.runtime.block_on(epoch.check(self.setup.archive.store.as_ref()))
@@ -389,7 +387,7 @@ impl Writer {
     /// Makes the tail's bytes durable and says so.
     fn sync_tail(&mut self) -> Result<()> {
         self.flush_tail()?;
-        if let Some((Open::Tail { .. }, summary)) = &self.open
+        if let Some(Open { tail: Some(_), summary, .. }) = &self.open
             && summary.boundary > self.shared.progress.borrow().durable
         {
             self.check_epoch()?;
@@ -400,31 +398,48 @@ impl Writer {
 
     fn flush_tail(&mut self) -> Result<()> {
         match &mut self.open {
-            Some((Open::Tail { tail, .. }, _)) => tail.sync(),
+            Some(Open { tail: Some(tail), .. }) => tail.sync(),
             _ => Ok(()),
         }
     }
 
-    /// Says that all of the tail is durable.
+    /// Says that all of the tail is durable, if that is what tails are for.
     fn tell_tail(&self) {
-        if let Some((Open::Tail { tail, .. }, summary)) = &self.open {
-            self.shared.durable(tail.range(), summary.boundary, summary.times.map(|t| t.1));
+        if let Some(Open { tail: Some(_), summary, .. }) = &self.open
+            && self.setup.tails.as_ref().is_some_and(|tails| tails.count)
+        {
+            self.shared.durable(summary.range, summary.boundary, summary.times.map(|t| t.1));
         }
     }
 
+    /// Closes what is overdue. A store that is behind gets more at once instead of more segments.
     fn tick(&mut self) -> Result<()> {
-        if let Some((Open::Direct { opened, .. }, summary)) = &self.open
-            && !summary.range.is_empty()
-            && self.setup.limits.overdue(*opened, self.setup.clock.now())
-        {
-            return self.close(false);
+        let Some(open) = &self.open else { return Ok(()) };
+        let opened = match (&open.small, &open.tail) {
+            (Some(small), _) => small.opened,
+            (None, None) if !open.in_parts && !open.summary.range.is_empty() => open.opened,
+            _ => return Ok(()),
+        };
+        if self.setup.limits.overdue(opened, self.setup.clock.now()) && self.are_uploads_done() {
+            return self.close_part();
         }
         Ok(())
     }
 
-    /// Closes a segment that is only in memory.
-    fn close_direct(&mut self) -> Result<()> {
-        if matches!(self.open, Some((Open::Direct { .. }, _))) { self.close(false) } else { Ok(()) }
+    fn are_uploads_done(&mut self) -> bool {
+        while self.uploads.front().is_some_and(JoinHandle::is_finished) {
+            self.uploads.pop_front();
+        }
+        self.uploads.is_empty()
+    }
+
+    /// Closes what is only in memory.
+    fn close_part(&mut self) -> Result<()> {
+        match &self.open {
+            Some(Open { small: Some(_), .. }) => self.close_small(),
+            Some(Open { tail: None, in_parts: false, .. }) => self.close(false),
+            _ => Ok(()),
+        }
     }
 
     fn finish(&mut self, seal: bool) -> Result<()> {
@@ -432,49 +447,39 @@ impl Writer {
         if seal {
             self.close(false)?;
         }
-        self.close_direct()?;
+        self.close_part()?;
         self.wait_for_uploads(0)
     }
 
     /// Closes the open segment and sends it on its way. `full` is whether it ended
     /// where it had to.
     fn close(&mut self, full: bool) -> Result<()> {
-        let Some((open, mut summary)) = self.open.take() else { return Ok(()) };
-        summary.position = self.position(summary.range.end);
-        summary.confirmed = self.confirmed;
-        summary.changes.merge(&self.setup.scanner.take_changes());
-        let made = match open {
-            Open::Direct { .. } if summary.range.is_empty() => return Ok(()),
-            Open::Direct { segment, .. } => {
-                let (full, whole) = self.close_in_block(&summary, full)?;
-                let (segment, summary) = match whole {
-                    Some(whole) => whole,
-                    None => (segment.close(summary.clone()), summary),
-                };
-                return self.upload(Made { segment, tail: None }, summary, full);
-            }
-            Open::Tail { tail, .. } if summary.range.is_empty() => return tail.remove(),
-            Open::Tail { mut tail, segment } => {
-                tail.sync()?;
-                self.check_epoch()?;
-                self.shared.durable(tail.range(), summary.boundary, summary.times.map(|t| t.1));
-                Made { segment: segment.close(summary.clone()), tail: Some(tail.into_path()) }
-            }
-        };
-        self.upload(made, summary, full)
+        self.sync_tail()?;
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if open.summary.range.is_empty() {
+            return open.tail.map_or(Ok(()), |tail| tail.remove());
+        }
+        open.add_changes(&self.setup.scanner.take_changes());
+        let summary = self.closed(open.summary);
+        let segment = open.segment.close(summary.clone());
+        self.upload(Made { segment, tail: open.tail.map(|tail| tail.into_path()), whole: true }, summary, full)
     }
 
-    /// Takes note of a small segment's end in the block that it belongs to. Gives whether the block is full with
-    /// it, and then the block, which takes the small one's place unless that is all there is of it.
-    fn close_in_block(&mut self, small: &Summary, full: bool) -> Result<(bool, Option<(Closed, Summary)>)> {
-        let Some(mut block) = self.block.take() else { return Ok((full, None)) };
-        block.follow(small)?;
-        let limits = &self.setup.limits;
-        if full || small.boundary == self.offset && limits.is_nearly_full(block.start(), self.offset) {
-            return Ok((true, block.close(small)));
-        }
-        self.block = Some(block);
-        Ok((false, None))
+    /// Closes the small segment and sends it on its way. What the store has, the tail has too.
+    fn close_small(&mut self) -> Result<()> {
+        self.sync_tail()?;
+        let changes = self.setup.scanner.take_changes();
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.add_changes(&changes);
+        let Some(Small { segment, summary, .. }) = open.small.take() else { return Ok(()) };
+        let summary = self.closed(summary);
+        let segment = segment.close(summary.clone());
+        self.upload(Made { segment, tail: None, whole: false }, summary, false)
+    }
+
+    /// What a segment that ends here says of itself.
+    fn closed(&self, summary: Summary) -> Summary {
+        Summary { position: self.position(summary.range.end), confirmed: self.confirmed, ..summary }
     }
 
     /// Where the open segment ends, in the engine's words.
@@ -483,42 +488,57 @@ impl Writer {
     }
 
     fn upload(&mut self, made: Made, summary: Summary, full: bool) -> Result<()> {
-        self.wait_for_uploads(UPLOADS_MAX - 1)?;
-        let epoch = self.setup.epoch.clone();
-        let codec = self.setup.compression.codec();
+        let Setup { archive, engine, timeline, epoch, limits, compression, spool, tails, .. } = &self.setup;
+        let codec = compression.codec();
         let info = SegmentInfo::of(&summary, epoch.number(), Holder::Segment(codec));
+        let name = archive.object_of(*timeline, &info);
+        let file_end = full && limits.is_file_end(summary.range.end);
+        let upload = Upload {
+            archive: archive.clone(),
+            name: name.clone(),
+            epoch: epoch.clone(),
+            shares_log: engine.axis() == Axis::Server,
+            range: summary.range,
+            boundary: summary.boundary,
+            newest: summary.times.map(|t| t.1),
+            shared: Arc::clone(&self.shared),
+            spool: spool.clone(),
+            spool_counts: tails.as_ref().is_some_and(|tails| tails.count),
+        };
         self.setup.file_segments.retain(|small| !summary.range.covers(small.range));
         self.setup.file_segments.push(info);
+        self.unindexed.retain(|(range, ..)| !summary.range.covers(*range));
+        self.unindexed.push((summary.range, name, summary));
         // Those that a wider one is to hide count for nothing.
         self.setup.unindexed += usize::from(full);
-        let file_end = full && self.setup.limits.is_file_end(summary.range.end);
-
         self.setup.creates.store(true, Ordering::Relaxed);
-        let upload = Upload {
-            archive: self.setup.archive.clone(),
-            timeline: self.setup.timeline,
-            epoch,
-            shares_log: self.setup.engine.axis() == Axis::Server,
-            codec,
-            summary,
-            shared: Arc::clone(&self.shared),
+        let (runtime, memory) = (self.runtime.clone(), Arc::clone(&self.memory));
+        let held = match memory.try_acquire_owned() {
+            Ok(permit) => upload.held(made, permit),
+            // The store is behind.
+            Err(_) if upload.spool.is_some() && made.whole => runtime.block_on(upload.spilled(made))?,
+            Err(_) => {
+                self.wait_for_uploads(UPLOADS_MAX - 1)?;
+                let permit = runtime.block_on(Arc::clone(&self.memory).acquire_owned());
+                upload.held(made, permit.map_err(|e| Error::failure("uploads are over").because(e))?)
+            }
         };
-        self.go_on(|before| async move { upload.create(made, before).await });
+        self.go_on(|turn| upload.create(held, turn));
         if file_end { self.keep_house() } else { Ok(()) }
     }
 
     /// Goes on with `work` behind the newest upload, beside this thread.
-    fn go_on<F>(&mut self, work: impl FnOnce(Option<oneshot::Receiver<()>>) -> F)
+    fn go_on<F>(&mut self, work: impl FnOnce(Turn) -> F)
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let (done, newest) = oneshot::channel();
-        let work = work(self.newest_upload.replace(newest));
+        let (done, newest) = Turn::new();
+        let work = work(std::mem::replace(&mut self.newest_upload, newest));
         let shared = Arc::clone(&self.shared);
         self.uploads.push_back(self.runtime.spawn(async move {
             match work.await {
                 // Nobody waits for the last one.
-                Ok(()) => drop(done.send(())),
+                Ok(()) => drop(done.send_replace(true)),
                 Err(error) => shared.fail(error),
             }
         }));
@@ -536,10 +556,11 @@ impl Writer {
         if parts.is_empty() && !rolls_up {
             return Ok(());
         }
+        let mut known = Known::new();
         if rolls_up {
             self.setup.unindexed = 0;
+            known.extend(self.unindexed.drain(..).map(|(_, name, summary)| (name, Ok(summary))));
         }
-        self.wait_for_uploads(UPLOADS_MAX - 1)?;
         let Setup { archive, engine, timeline, epoch, limits, compression, .. } = &self.setup;
         let house = Housekeeping {
             archive: archive.clone(),
@@ -550,12 +571,15 @@ impl Writer {
             compression: *compression,
             parts,
             rolls_up,
+            known,
+            shared: Arc::clone(&self.shared),
         };
-        self.go_on(|before| house.keep(before));
+        self.go_on(|turn| house.keep(turn));
         Ok(())
     }
 
     fn wait_for_uploads(&mut self, most: usize) -> Result<()> {
+        self.are_uploads_done();
         while self.uploads.len() > most {
             if let Some(task) = self.uploads.pop_front() {
                 self.runtime.block_on(task).map_err(|e| Error::failure("an upload stopped").because(e))?;

@@ -37,6 +37,7 @@ mod object_store;
 mod restore_to_time;
 mod s3;
 mod small_disk;
+mod spool;
 mod stalls;
 mod store_model;
 mod stream;

@@ -76,6 +76,7 @@ fn archive_while(pitr: &Pitr, server: &Server, work: impl FnOnce()) {
             compression: Compression::Lz4,
             segment_bytes: 16 << 20,
             flush_interval: Duration::from_millis(50),
+            spool: None,
             from: None,
             until: None,
             exit_when_caught_up: false,

@@ -236,8 +236,8 @@ async fn a_segment_that_proved_damaged_when_it_was_read_is_set_aside_too() {
     let archive = Archive::new(MemoryStore::new()).await;
     archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
     let name = archive.segment(74, &log(&[(10, 2)]), 84, 1).await;
-    let unreadable = BTreeMap::from([(name.clone(), "a flipped bit".to_owned())]);
-    let mut catalog = load(&archive.0, &"main".parse().unwrap(), &toy, &unreadable).await.unwrap();
+    let known = Known::from([(name.clone(), Err("a flipped bit".to_owned()))]);
+    let mut catalog = load(&archive.0, &"main".parse().unwrap(), &toy, &known).await.unwrap();
     let log = catalog.timelines.remove(&T1).unwrap();
     assert_eq!(ranges(&log), [(64, 74, 1)]);
     assert_eq!(log.damaged[0].object, name);

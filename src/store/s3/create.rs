@@ -1,5 +1,7 @@
 //! Creating objects that nobody overwrites.
 
+use std::future::{poll_fn, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
@@ -10,6 +12,7 @@ use aws_sdk_s3::types::{
 };
 use aws_sdk_s3::{Client, Config};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rand::Rng;
 
@@ -20,6 +23,8 @@ use crate::store::{Created, Part};
 
 /// Objects above this size go up in parts.
 const WHOLE_BYTES_MAX: usize = 64 << 20;
+/// Objects of this size and more that must wait for their turn are brought to the service meanwhile, in parts.
+const AHEAD_BYTES_MIN: usize = 1 << 20;
 /// Largest object by which a service is tried out.
 const TRIED_BYTES_MAX: usize = 64 << 10;
 /// How long an attempt to put parts together may take: a service copies them first.
@@ -67,6 +72,32 @@ impl Inner {
                 created
             }
             None => self.first_create(name, &body, &mut known).await,
+        }
+    }
+
+    pub(super) async fn create_behind(
+        &self,
+        name: &str,
+        body: Vec<Bytes>,
+        mut turn: BoxFuture<'_, Result<()>>,
+    ) -> Result<Created> {
+        let known = *self.conditional.lock().await;
+        let waits = match poll_fn(|context| Poll::Ready(turn.as_mut().poll(context))).await {
+            Poll::Ready(come) => come.map(|()| false)?,
+            Poll::Pending => true,
+        };
+        let bytes = body.iter().map(Bytes::len).sum::<usize>();
+        if !waits || bytes < AHEAD_BYTES_MIN || known != Some(true) {
+            if waits {
+                turn.await?;
+            }
+            return self.create(name, body).await;
+        }
+        let body = joined(body);
+        match self.put_parts(name, &body, true, turn).await? {
+            Put::Done => Ok(Created::New),
+            // As if it had been put in one piece.
+            _ => self.create_if_none(name, &body).await,
         }
     }
 
@@ -165,7 +196,7 @@ impl Inner {
         let mut conflicts = 0;
         loop {
             let put = if body.len() > WHOLE_BYTES_MAX {
-                self.put_parts(name, body, if_none).await?
+                self.put_parts(name, body, if_none, Box::pin(ready(Ok(())))).await?
             } else {
                 self.put_whole(name, body, if_none).await?
             };
@@ -207,7 +238,8 @@ impl Inner {
         }
     }
 
-    async fn put_parts(&self, name: &str, body: &Bytes, if_none: bool) -> Result<Put> {
+    /// Puts an object in parts, which become one when its `turn` has come.
+    async fn put_parts(&self, name: &str, body: &Bytes, if_none: bool, turn: BoxFuture<'_, Result<()>>) -> Result<Put> {
         let (client, key) = (self.client().await?, self.place.key(name));
         let begun = client
             .create_multipart_upload()
@@ -223,7 +255,13 @@ impl Inner {
             .await
             .map_err(|error| self.explain("create", name, &error))?;
         let upload = begun.upload_id().unwrap_or_default().to_owned();
-        let put = self.upload_parts(client, name, &upload, body, if_none).await;
+        let put = match self.upload_parts(client, name, &upload, body).await {
+            Ok(parts) => match turn.await {
+                Ok(()) => self.complete(client, name, &upload, parts, if_none).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
         if !matches!(put, Ok(Put::Done)) {
             // Its parts cost money until somebody removes them. The bucket's rules may forbid that.
             let aborted = client.abort_multipart_upload().bucket(&self.place.bucket).key(&key).upload_id(&upload);
@@ -241,8 +279,7 @@ impl Inner {
         name: &str,
         upload: &str,
         body: &Bytes,
-        if_none: bool,
-    ) -> Result<Put> {
+    ) -> Result<Vec<CompletedPart>> {
         let key = self.place.key(name);
         let part = |at: usize| {
             let bytes = body.slice(at..body.len().min(at + PART_BYTES));
@@ -272,12 +309,21 @@ impl Inner {
                 )
             }
         };
-        let parts: Vec<CompletedPart> =
-            stream::iter((0..body.len()).step_by(PART_BYTES).map(part)).buffered(PARTS_AT_ONCE).try_collect().await?;
+        stream::iter((0..body.len()).step_by(PART_BYTES).map(part)).buffered(PARTS_AT_ONCE).try_collect().await
+    }
+
+    async fn complete(
+        &self,
+        client: &Client,
+        name: &str,
+        upload: &str,
+        parts: Vec<CompletedPart>,
+        if_none: bool,
+    ) -> Result<Put> {
         let completed = client
             .complete_multipart_upload()
             .bucket(&self.place.bucket)
-            .key(&key)
+            .key(self.place.key(name))
             .upload_id(upload)
             .set_if_none_match(if_none.then(|| "*".to_owned()))
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())

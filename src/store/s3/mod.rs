@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -105,6 +106,11 @@ impl Store for S3Store {
     async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<Created> {
         name::check(name)?;
         self.0.create(name, body).await
+    }
+
+    async fn create_behind(&self, name: &str, body: Vec<Bytes>, turn: BoxFuture<'_, Result<()>>) -> Result<Created> {
+        name::check(name)?;
+        self.0.create_behind(name, body, turn).await
     }
 
     async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>> {

@@ -74,7 +74,7 @@ impl Here {
             writer.shared.fail(error);
             return Tried::Failed;
         }
-        if !writer.setup.epoch.is_surely_last() {
+        if writer.setup.spool.is_none() && !writer.setup.epoch.is_surely_last() {
             return Tried::NotHere;
         }
         writer.tell_tail();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::catalog::SegmentInfo;
 use crate::catalog::archive::Archive;
@@ -16,6 +17,7 @@ use crate::model::time::{Clock, Timestamp};
 use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
 use crate::segment::cutter::Limits;
+use crate::stream::spool::Spool;
 
 /// What the writer is told.
 #[derive(Debug)]
@@ -97,10 +99,25 @@ pub struct Setup {
     pub file_segments: Vec<SegmentInfo>,
     /// How many segments no index holds yet.
     pub unindexed: usize,
-    /// Where tails go; `None` for stores without them.
-    pub tail_folder: Option<PathBuf>,
+    /// Where tails go, if there are any.
+    pub tails: Option<Tails>,
+    /// Where segments wait for a remote store, if they may.
+    pub spool: Option<Arc<Spool>>,
+    /// Turns true when nothing is to be waited for any more.
+    pub closing: watch::Receiver<bool>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+}
+
+/// Where tails are, and what for.
+#[derive(Clone, Debug)]
+pub struct Tails {
+    /// The directory that is there.
+    pub root: PathBuf,
+    /// That of the tails, below it.
+    pub folder: PathBuf,
+    /// Whether what is in a tail may be acknowledged.
+    pub count: bool,
 }
 
 /// The valid bytes of a tail that another writer left.

@@ -191,7 +191,9 @@ impl Place {
             creates: Arc::default(),
             file_segments: Vec::new(),
             unindexed: 0,
-            tail_folder: Some(self.folder()),
+            tails: Some(Tails { root: self.doors.root.clone(), folder: self.folder(), count: true }),
+            spool: None,
+            closing: watch::channel(false).1,
             clock: Arc::new(Seconds::default()),
         }
     }
@@ -307,6 +309,15 @@ impl Session {
         assert_eq!(told.expect("the writer is at work").durable, Offset(offset));
     }
 
+    /// Has everything up to `end` go to the store.
+    async fn flush(&self, end: u64) {
+        while self.told() < end {
+            // A small segment is closed when none is under way.
+            self.queue.send(Input::Tick).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Writes on this thread, once the writer's own has let go of it.
     fn write_here(&mut self, start: u64, end: u64) {
         while self.here.write(Offset(start), &log(start, end), Offset(end), Timestamp(1)) == Tried::NotHere {
@@ -349,8 +360,9 @@ fn kind(result: Result<()>) -> Kind {
 fn a_position_told_to_the_server_never_goes_back() {
     let (progress, told) = watch::channel(Progress { received: Offset(100), durable: Offset::ZERO, newest: None });
     let tracker = Mutex::new(AckTracker::new(Offset(100), Offset(100)));
-    let shared =
-        Shared { tracker, progress, failure: Mutex::new(None), acknowledged: Offset(200), retired: Mutex::new(None) };
+    let patience = Patience::new(watch::channel(false).1, true);
+    let (failure, retired) = (Mutex::new(None), Mutex::new(None));
+    let shared = Shared { tracker, progress, failure, acknowledged: Offset(200), retired, patience };
     let durable = |start, end| {
         shared.durable(range(start, end), Offset(end), None);
         told.borrow().durable.0
@@ -535,11 +547,11 @@ async fn what_is_in_memory_when_the_connection_is_lost_is_stored() {
 async fn small_segments_become_one_when_their_log_file_is_through() {
     let place = Place::new();
     let mut setup = place.setup(0).await;
-    setup.tail_folder = None;
+    setup.tails = None;
     setup.limits = Limits { segment_bytes: FILE, flush_interval_micros: Some(1), ..setup.limits };
     let session = Session::begin(setup);
     session.send(0, 20).await;
-    session.queue.send(Input::Tick).await.unwrap();
+    session.flush(20).await;
     session.send(20, 100).await;
     let (result, durable) = session.finish(false).await;
     result.unwrap();
@@ -551,12 +563,12 @@ async fn small_segments_become_one_when_their_log_file_is_through() {
 async fn small_segments_of_a_log_without_files_become_one_when_they_are_enough() {
     let place = Place::new();
     let mut setup = place.setup(0).await;
-    setup.tail_folder = None;
+    setup.tails = None;
     setup.limits = Limits { log_file_bytes: NO_FILES, segment_bytes: 50, flush_interval_micros: Some(1) };
     let session = Session::begin(setup);
     for end in (10..=130).step_by(10) {
         session.send(end - 10, end).await;
-        session.queue.send(Input::Tick).await.unwrap();
+        session.flush(end).await;
     }
     let (result, durable) = session.finish(false).await;
     result.unwrap();
@@ -578,15 +590,11 @@ async fn a_log_file_that_an_earlier_writer_began_becomes_one_segment_too() {
     for (start, end) in [(0, 30), (30, 100)] {
         let setup = place.setup(start).await;
         let epoch = setup.epoch.number();
-        let session = Session::begin(Setup {
-            tail_folder: None,
-            limits,
-            file_segments: std::mem::take(&mut file_segments),
-            ..setup
-        });
+        let session =
+            Session::begin(Setup { tails: None, limits, file_segments: std::mem::take(&mut file_segments), ..setup });
         for at in (start..end).step_by(10) {
             session.send(at, at + 10).await;
-            session.queue.send(Input::Tick).await.unwrap();
+            session.flush(at + 10).await;
         }
         let (result, durable) = session.finish(false).await;
         result.unwrap();
@@ -688,8 +696,8 @@ async fn what_another_left_stays_if_it_cannot_be_taken_over() {
     let in_the_way = place.doors.root.join("file");
     std::fs::write(&in_the_way, b"").unwrap();
     let setup = place.setup(20).await;
-    let setup =
-        Setup { carried: Some(carried), scanner: scanner_at(20), tail_folder: Some(in_the_way.join("x")), ..setup };
+    let tails = Some(Tails { root: in_the_way.clone(), folder: in_the_way.join("x"), count: true });
+    let setup = Setup { carried: Some(carried), scanner: scanner_at(20), tails, ..setup };
     let (result, durable) = Session::begin(setup).end().await;
     assert_eq!((kind(result), durable), (Kind::StoreUnreachable, Offset::ZERO));
     assert_eq!(place.tail(0, 1).unwrap()[..20], log(0, 20));

@@ -63,6 +63,7 @@ fn take_groups(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Res
             next = if bytes < GROUP_BYTES_MAX { queue.try_recv().ok() } else { None };
         }
         writer.sync_tail()?;
+        writer.tick()?;
         writer.shared.take_failure().map_or(Ok(()), Err)?;
     }
     // The session was dropped (connection lost): what is in the tail stays there;

@@ -1,0 +1,333 @@
+//! Log on a disk of our own, for a remote store that is slow or away.
+//!
+//! A spool is a directory with the names of the archive in it. It holds the open [tail](super::tail), and closed segments that
+//! could not go to the store as fast as they came; each is the very object that goes there, and is removed once it is.
+//! What lies in a spool when its archiver dies is in no archive: the next one on this machine counts it in ([`WithSpool`]), brings it
+//! there before it goes on ([`Spool::drain`]), and continues the last tail. A tail that a power cut has torn ends with its last whole record, as on any disk.
+//!
+//! Where the archive counts the offsets, another archiver may have given them to other log meanwhile. What lies here is set aside
+//! then, and named.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::watch;
+
+use crate::catalog::archive::Archive;
+use crate::catalog::layout::{Layout, ObjectName};
+use crate::error::{Error, Kind, Result};
+use crate::model::cluster::ClusterName;
+use crate::model::offset::OffsetRange;
+use crate::model::time::Timestamp;
+use crate::store::local::{LocalStore, make_folder};
+use crate::store::{Created, ObjectInfo, Part, Store};
+
+/// Files as large as a segment that lie in a spool beside those that wait: the tails of segments on their way, the open one, and
+/// zeroed files for the next.
+const TAILS: u64 = 6;
+
+/// The smallest limit of a spool whose segments have at most `segment_bytes`.
+#[must_use]
+pub const fn limit_min(segment_bytes: u64) -> u64 {
+    2 * TAILS * segment_bytes
+}
+
+/// Where log waits for the store.
+#[derive(Debug)]
+pub struct Spool {
+    store: LocalStore,
+    layout: Layout,
+    root: PathBuf,
+    /// Bytes of segments that may wait.
+    limit: u64,
+    /// Bytes of those that do.
+    used: watch::Sender<u64>,
+    is_full: AtomicBool,
+    /// One archiver only, for as long as it is open.
+    _lock: File,
+}
+
+impl Spool {
+    /// Opens the spool of `cluster` in the directory `root`, which is made if it is not there. It takes up to `bytes`, of which some are for
+    /// tails with segments of at most `segment_bytes`.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] when another archiver has it open; [`Kind::StoreUnreachable`] when the disk refuses.
+    pub async fn open(root: &Path, cluster: &ClusterName, bytes: u64, segment_bytes: u64) -> Result<Self> {
+        let store = LocalStore::make(root)?;
+        let root = std::path::absolute(root).map_err(|e| Error::store_io("find", root, e))?;
+        let folder = root.join(cluster.as_str());
+        make_folder(&root, &folder)?;
+        let lock = lock(&folder.join(".lock"))?;
+        let layout = Layout::new(cluster.clone());
+        let limit = bytes.saturating_sub(TAILS * segment_bytes);
+        let spool = Self {
+            store,
+            layout,
+            root,
+            limit,
+            used: watch::Sender::new(0),
+            is_full: AtomicBool::new(false),
+            _lock: lock,
+        };
+        let used = spool.segments().await?.iter().map(|waiting| waiting.bytes).sum();
+        spool.used.send_replace(used);
+        Ok(spool)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Keeps a segment's object, durably, once there is room for it.
+    ///
+    /// # Errors
+    /// [`Kind::StoreUnreachable`] when the disk refuses, or when there is no room and `closing` says not to wait.
+    pub async fn keep(&self, name: &str, body: Vec<Bytes>, mut closing: watch::Receiver<bool>) -> Result<()> {
+        let bytes = body.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let fits = |used: &u64| *used == 0 || used + bytes <= self.limit;
+        let mut used = self.used.subscribe();
+        if !fits(&used.borrow()) {
+            if !self.is_full.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    spool = %self.root.display(),
+                    bytes = *used.borrow(),
+                    "the spool is full: nothing more is read, and the server keeps its log from here on"
+                );
+            }
+            tokio::select! {
+                _ = used.wait_for(|used| fits(used)) => {}
+                _ = closing.wait_for(|closing| *closing) => return Err(Error::new(
+                    Kind::StoreUnreachable,
+                    format!("the spool {} is full", self.root.display()),
+                )),
+            }
+            if self.is_full.swap(false, Ordering::Relaxed) {
+                tracing::info!(spool = %self.root.display(), "the spool has room again");
+            }
+        }
+        if self.store.create(name, body).await? == Created::New {
+            self.used.send_modify(|used| *used += bytes);
+        }
+        Ok(())
+    }
+
+    /// A segment's object.
+    ///
+    /// # Errors
+    /// [`Kind::Corruption`] when somebody removed it; the disk's.
+    pub async fn read(&self, name: &str) -> Result<Bytes> {
+        let read = self.store.get(name, Part::All).await.map_err(|error| error.with_kind(Kind::Failure))?;
+        read.ok_or_else(|| Error::corruption(format!("{name} is missing from the spool {}", self.root.display())))
+    }
+
+    /// Removes a segment's object, which is in the store, or a tail that is in another.
+    ///
+    /// # Errors
+    /// From the disk.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        let bytes = match self.layout.parse(name) {
+            Some(ObjectName::Segment { .. }) => self.store.head(name).await?.map_or(0, |info| info.bytes),
+            _ => 0,
+        };
+        self.store.delete(name).await?;
+        self.used.send_modify(|used| *used = used.saturating_sub(bytes));
+        Ok(())
+    }
+
+    /// The segments that wait, in the order of their timelines and starts.
+    async fn segments(&self) -> Result<Vec<ObjectInfo>> {
+        let mut waiting = Vec::new();
+        let mut see = |info: ObjectInfo| {
+            if let Some(ObjectName::Segment { .. }) = self.layout.parse(&info.name) {
+                waiting.push(info);
+            }
+        };
+        self.store.list(&self.layout.log(), None, false, &mut see).await?;
+        waiting.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(waiting)
+    }
+
+    /// Sets aside what an earlier archiver left here, if another has gone on from before it: to be asked where the archive counts the
+    /// offsets.
+    ///
+    /// # Errors
+    /// From the store and the disk.
+    pub async fn give_way(&self, archive: &Archive) -> Result<()> {
+        if self.is_superseded(archive).await? { self.set_aside() } else { Ok(()) }
+    }
+
+    /// Brings the segments that an earlier archiver or session left here to the store, in order. What its tails hold before the last of them has to be
+    /// there.
+    ///
+    /// # Errors
+    /// From the store and the disk; what was brought there stays.
+    pub async fn drain(&self, archive: &Archive) -> Result<()> {
+        for ObjectInfo { name, bytes } in &self.segments().await? {
+            archive.store.create(name, vec![self.read(name).await?]).await?;
+            self.remove(name).await?;
+            tracing::info!(object = name, bytes, "the spool's segment is in the store");
+        }
+        Ok(())
+    }
+
+    /// Whether a later writer has given log to offsets that are given to other log here.
+    async fn is_superseded(&self, archive: &Archive) -> Result<bool> {
+        for folder in self.store.folders(&self.layout.log()).await? {
+            let mut here = Vec::new();
+            let mut see = |info: ObjectInfo| match self.layout.parse(&info.name) {
+                Some(ObjectName::Segment { range, epoch, .. }) => here.push((info.name, range.start, epoch)),
+                Some(ObjectName::Tail { start, epoch, .. }) => here.push((info.name, start, epoch)),
+                _ => {}
+            };
+            self.store.list(&folder, None, true, &mut see).await?;
+            let mut there: Vec<(String, OffsetRange, u32)> = Vec::new();
+            let mut see = |info: ObjectInfo| {
+                if let Some(ObjectName::Segment { range, epoch, .. }) = self.layout.parse(&info.name) {
+                    there.push((info.name, range, epoch));
+                }
+            };
+            archive.store.list(&folder, None, true, &mut see).await?;
+            let is_later = |start, epoch| there.iter().any(|(_, range, of)| *of > epoch && range.end > start);
+            let mut unknown = here.iter().filter(|(name, ..)| there.iter().all(|(known, ..)| known != name));
+            if unknown.any(|(_, start, epoch)| is_later(*start, *epoch)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn set_aside(&self) -> Result<()> {
+        let folder = self.root.join(self.layout.cluster().as_str());
+        let mut free = (1..u32::MAX).map(|n| folder.join(format!("superseded-{n}")));
+        let Some(aside) = free.find(|aside| !aside.exists()) else {
+            return Err(Error::failure(format!("{} holds too much that is superseded", folder.display())));
+        };
+        let log = folder.join("log");
+        fs::rename(&log, &aside).map_err(|e| Error::store_io("set aside", &log, e))?;
+        self.used.send_replace(0);
+        tracing::error!(
+            log = %aside.display(),
+            "another archiver has gone on from before the log in this spool: that is set aside, and the archive is the other's"
+        );
+        Ok(())
+    }
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).mode(0o640);
+    let file = options.open(path).map_err(|e| Error::store_io("open", path, e))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let folder = path.parent().unwrap_or(path).display();
+            Err(Error::new(Kind::Busy, format!("another archiver uses the spool {folder}"))
+                .hint("give each archiver a spool of its own with --spool"))
+        }
+        Err(error) => Err(Error::store_io("lock", path, error.into())),
+    }
+}
+
+/// The store with what waits in a spool: tails, and segments that are not there yet.
+pub struct WithSpool {
+    /// Where everything else is.
+    pub store: Arc<dyn Store>,
+    /// Where they wait.
+    pub spool: Arc<Spool>,
+}
+
+impl WithSpool {
+    fn of(&self, name: &str) -> &dyn Store {
+        match self.spool.layout.parse(name) {
+            Some(ObjectName::Tail { .. }) => &self.spool.store,
+            _ => self.store.as_ref(),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for WithSpool {
+    async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<Created> {
+        self.of(name).create(name, body).await
+    }
+
+    async fn create_behind(&self, name: &str, body: Vec<Bytes>, turn: BoxFuture<'_, Result<()>>) -> Result<Created> {
+        self.of(name).create_behind(name, body, turn).await
+    }
+
+    async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>> {
+        match self.of(name).get(name, part).await? {
+            None => self.spool.store.get(name, part).await,
+            found => Ok(found),
+        }
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        shallow: bool,
+        each: &mut (dyn FnMut(ObjectInfo) + Send),
+    ) -> Result<()> {
+        let mut waiting = BTreeMap::new();
+        let mut see = |info: ObjectInfo| {
+            if let Some(ObjectName::Tail { .. } | ObjectName::Segment { .. }) = self.spool.layout.parse(&info.name) {
+                waiting.insert(info.name.clone(), info);
+            }
+        };
+        self.spool.store.list(prefix, after, shallow, &mut see).await?;
+        let mut once = |info: ObjectInfo| {
+            waiting.remove(&info.name);
+            each(info);
+        };
+        self.store.list(prefix, after, shallow, &mut once).await?;
+        waiting.into_values().for_each(each);
+        Ok(())
+    }
+
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let mut folders = self.store.folders(prefix).await?;
+        folders.extend(self.spool.store.folders(prefix).await?);
+        folders.sort();
+        folders.dedup();
+        Ok(folders)
+    }
+
+    async fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        match self.of(name).head(name).await? {
+            None => self.spool.store.head(name).await,
+            found => Ok(found),
+        }
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        self.of(name).delete(name).await
+    }
+
+    async fn settle(&self, names: &[String]) -> Result<()> {
+        self.store.settle(names).await
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<u64> {
+        Ok(self.store.sweep(now).await? + self.spool.store.sweep(now).await?)
+    }
+
+    async fn overwrites(&self) -> bool {
+        self.store.overwrites().await
+    }
+
+    fn location(&self) -> String {
+        self.store.location()
+    }
+}
