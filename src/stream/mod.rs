@@ -250,7 +250,6 @@ impl Run<'_> {
             };
             if *self.until.stop.borrow() {
                 tracing::warn!(%error, hint = error.advice(), "streaming stopped");
-                self.report.send_modify(|report| report.incomplete = true);
                 return Ok(());
             }
             // Whatever error came first: uploads were under way beside it.

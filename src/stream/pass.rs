@@ -242,7 +242,6 @@ impl Run<'_> {
             unindexed: catalog.timelines.get(&timeline).map_or(0, unindexed),
             tails,
             spool: self.spool.clone(),
-            closing: self.until.stop.clone(),
             clock: Arc::clone(&self.archiver.clock),
         }
     }

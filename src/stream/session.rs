@@ -79,15 +79,14 @@ pub enum Goal {
 /// From source, scanner or store; what was acknowledged stays durable.
 pub async fn run(
     source: &mut dyn Source,
-    mut setup: Setup,
+    setup: Setup,
     mut until: Until,
     report: &watch::Sender<Report>,
 ) -> Result<End> {
     let (queue, inbox) = mpsc::channel(QUEUE_MESSAGES);
     let (closing, closes) = watch::channel(false);
-    setup.closing = closes;
     let (timeline, looks) = (setup.timeline, setup.limits.flush_interval_micros.is_some());
-    let (writer, here, mut progress) = writer::run(setup, inbox);
+    let (writer, here, mut progress) = writer::run(setup, inbox, closes);
     let (received, stop) = (progress.borrow().received, until.stop.clone());
     let mut session =
         Session { source, queue: Some(queue), here, received, report, timeline, stop, asked: 0, answered: 0 };
@@ -99,6 +98,7 @@ pub async fn run(
         let _ = queue.send(Input::Finish { seal }).await;
     }
     let written = writer.await.map_err(|e| Error::failure("the writer stopped").because(e))?;
+    report.send_modify(|report| report.incomplete = written.is_err());
     let end = match (outcome, written) {
         (_, Err(error)) | (Err(error), Ok(())) => return Err(error),
         (Ok(end), Ok(())) => end,
@@ -128,7 +128,7 @@ pub struct Report {
     pub durable: Offset,
     /// The end of the server's log as last heard.
     pub log_end: Offset,
-    /// Streaming ended before everything received was durable.
+    /// The last session ended before everything received was durable.
     pub incomplete: bool,
 }
 

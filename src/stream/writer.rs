@@ -78,7 +78,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(setup: &Setup) -> (Arc<Self>, watch::Receiver<Progress>) {
+    fn new(setup: &Setup, closing: watch::Receiver<bool>) -> (Arc<Self>, watch::Receiver<Progress>) {
         let boundary = setup.scanner.boundary().min(setup.start);
         let start = setup.carried.as_ref().map_or(setup.start, |carried| carried.start);
         // What a tail holds is told only once it is durable under our own hand; until then
@@ -90,7 +90,7 @@ impl Shared {
         let tracker = Mutex::new(AckTracker::new(start, boundary.min(start)));
         let acknowledged = setup.acknowledged;
         let (failure, retired) = (Mutex::new(None), Mutex::new(None));
-        let patience = Patience::new(setup.closing.clone(), setup.archive.store.local_root().is_some());
+        let patience = Patience::new(closing, setup.archive.store.local_root().is_some());
         (Arc::new(Self { tracker, progress, failure, acknowledged, retired, patience }), receiver)
     }
 
@@ -488,6 +488,8 @@ impl Writer {
     }
 
     fn upload(&mut self, made: Made, summary: Summary, full: bool) -> Result<()> {
+        // No more is written behind one that failed.
+        self.shared.take_failure().map_or(Ok(()), Err)?;
         let Setup { archive, engine, timeline, epoch, limits, compression, spool, tails, .. } = &self.setup;
         let codec = compression.codec();
         let info = SegmentInfo::of(&summary, epoch.number(), Holder::Segment(codec));

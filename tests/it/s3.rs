@@ -240,6 +240,7 @@ fn an_archive_in_a_bucket_restores_as_one_in_a_directory_does() {
     let said = String::from_utf8_lossy(&trace.stderr);
     assert!(said.contains("TRACE") && !said.contains(KEY_SECRET) && !said.contains("Signature="), "{said}");
     let mut archiver = pitr.archive();
+    archiver.wait_until_streaming();
     let file = server.switch_wal();
     let mut rows = std::collections::BTreeSet::from([mark(&server)]);
     let end = server.switch_wal();

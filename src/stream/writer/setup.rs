@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
 use crate::catalog::SegmentInfo;
 use crate::catalog::archive::Archive;
@@ -103,8 +102,6 @@ pub struct Setup {
     pub tails: Option<Tails>,
     /// Where segments wait for a remote store, if they may.
     pub spool: Option<Arc<Spool>>,
-    /// Turns true when nothing is to be waited for any more.
-    pub closing: watch::Receiver<bool>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }

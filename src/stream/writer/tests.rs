@@ -193,7 +193,6 @@ impl Place {
             unindexed: 0,
             tails: Some(Tails { root: self.doors.root.clone(), folder: self.folder(), count: true }),
             spool: None,
-            closing: watch::channel(false).1,
             clock: Arc::new(Seconds::default()),
         }
     }
@@ -277,7 +276,7 @@ struct Session {
 impl Session {
     fn begin(setup: Setup) -> Self {
         let (queue, inputs) = mpsc::channel(1);
-        let (task, here, progress) = run(setup, inputs);
+        let (task, here, progress) = run(setup, inputs, watch::channel(false).1);
         Self { queue, progress, here, task }
     }
 
@@ -678,7 +677,7 @@ async fn what_another_left_in_its_tail_is_told_once_it_is_in_ours() {
     let place = Place::new();
     let carried = place.left_by_another(50, 20).await;
     let setup = Setup { carried: Some(carried), scanner: scanner_at(70), ..place.setup(70).await };
-    let (_, before) = Shared::new(&setup);
+    let (_, before) = Shared::new(&setup, watch::channel(false).1);
     assert_eq!(before.borrow().durable, Offset::ZERO, "the server may have been told of all of it");
     let mut session = Session::begin(setup);
     session.durable(70).await;

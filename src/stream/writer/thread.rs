@@ -13,12 +13,13 @@ use crate::error::Result;
 const GROUP_BYTES_MAX: u64 = 4 << 20;
 
 /// Starts the writer. It ends after [`Input::Finish`] or when the queue closes, with
-/// everything it took in durable, or with the first error.
+/// everything it took in durable, or with the first error. Once `closing` is true it waits for no store that does not answer.
 pub fn run(
     setup: Setup,
     mut queue: mpsc::Receiver<Input>,
+    closing: watch::Receiver<bool>,
 ) -> (JoinHandle<Result<()>>, Here, watch::Receiver<Progress>) {
-    let (shared, progress) = Shared::new(&setup);
+    let (shared, progress) = Shared::new(&setup, closing);
     let writer = Arc::new(Mutex::new(Writer::new(setup, shared)));
     let here = Here::new(&writer);
     let task = tokio::task::spawn_blocking(move || work(&writer, &mut queue));
