@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::settings::{Ack, Settings, SlotArgs, Stream, parse_size};
+use super::settings::{Ack, Settings, SlotArgs, Stream, parse_duration, parse_size};
 use crate::engine::{self, Engine, SourceOptions};
 use crate::error::{Error, Result};
 use crate::model::time::SystemClock;
@@ -31,6 +31,9 @@ pub(super) struct Args {
     slot: SlotArgs,
     #[command(flatten)]
     spool: SpoolArgs,
+    /// Wait until another archiver of this archive has been silent for TIME while the server has new log, and take over
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s")]
+    standby: Option<String>,
     /// Take no base backup
     #[arg(long)]
     no_backup: bool,
@@ -92,6 +95,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             until,
             exit_when_caught_up: args.exit_when_caught_up,
             backup: !args.no_backup,
+            standby: args.standby.as_deref().map(parse_duration).transpose()?,
         },
         clock: Arc::new(SystemClock),
     };
@@ -101,7 +105,9 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     archiver.run(stopped, &report).await?;
     let report = *report.borrow();
     let durable = archiver.engine.position(report.durable);
-    if report.incomplete {
+    if report.timeline.is_none() {
+        tracing::info!("stopped; nothing was streamed");
+    } else if report.incomplete {
         tracing::warn!(%durable, "stopped; what came behind this is not in the store yet");
     } else {
         tracing::info!(%durable, "stopped; everything received is durable");

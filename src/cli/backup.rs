@@ -189,6 +189,7 @@ fn archiver(settings: &Settings, url: &str, base: Option<&BaseInfo>) -> Result<A
             segment_bytes: settings.stream.segment_bytes,
             flush_interval: settings.stream.flush_interval,
             spool: None,
+            standby: None,
             from: base.map(|base| (base.timeline, base.start)),
             until: base.map(|base| base.end),
             exit_when_caught_up: false,

@@ -277,6 +277,7 @@ impl Archiving {
                 segment_bytes: 16 << 20,
                 flush_interval: Duration::from_secs(1),
                 spool: None,
+                standby: None,
                 from: None,
                 until: None,
                 exit_when_caught_up: !goes_on,

@@ -41,6 +41,7 @@ pub mod resume;
 pub mod roll_up;
 pub mod session;
 pub mod spool;
+pub mod standby;
 pub mod tail;
 pub mod whence;
 pub mod writer;
@@ -78,6 +79,8 @@ pub struct Settings {
     pub exit_when_caught_up: bool,
     /// Take a base backup when there is none, and after a gap.
     pub backup: bool,
+    /// Begin only once another archiver has been silent for so long.
+    pub standby: Option<Duration>,
 }
 
 /// Where log waits for a store that is slow or away.
@@ -155,6 +158,11 @@ impl Archiver {
     /// [`Kind::Fenced`], another database at the source, a history that parted from the
     /// archive's, log that twice failed its checksum.
     pub async fn run(&self, stop: watch::Receiver<bool>, report: &watch::Sender<Report>) -> Result<()> {
+        if let Some(patience) = self.settings.standby
+            && !standby::wait(self, patience, &stop).await?
+        {
+            return Ok(());
+        }
         let Some(connected) = unless_stopped(&stop, self.connect()).await else { return Ok(()) };
         let (source, server) = connected?;
         let spool = self.open_spool().await?;
@@ -260,7 +268,8 @@ impl Run<'_> {
                 Kind::Busy => {
                     // A slot stays in use for a moment after its archiver died.
                     let since = *busy_since.get_or_insert_with(tokio::time::Instant::now);
-                    if since.elapsed() > SLOT_BUSY_MAX {
+                    // Whoever took over from one that hangs waits until the server gives that up.
+                    if since.elapsed() > SLOT_BUSY_MAX && self.archiver.settings.standby.is_none() {
                         return Err(error);
                     }
                 }

@@ -39,6 +39,7 @@ mod s3;
 mod small_disk;
 mod spool;
 mod stalls;
+mod standby;
 mod store_model;
 mod stream;
 mod versions;

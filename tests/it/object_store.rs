@@ -77,6 +77,7 @@ fn archive_while(pitr: &Pitr, server: &Server, work: impl FnOnce()) {
             segment_bytes: 16 << 20,
             flush_interval: Duration::from_millis(50),
             spool: None,
+            standby: None,
             from: None,
             until: None,
             exit_when_caught_up: false,
