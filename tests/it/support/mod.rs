@@ -4,6 +4,7 @@
 //! sleep; whatever a test starts is stopped when its value is dropped, also when
 //! the test panics; times come from the server, never from this process's clock.
 
+pub mod garage;
 pub mod load;
 pub mod moto;
 pub mod mysql;

@@ -488,6 +488,7 @@ fn bin_dir_for(scratch: &Scratch, version: Version) -> PathBuf {
     postgres.parent().expect("a directory").to_path_buf()
 }
 
-fn free_port() -> u16 {
+/// One that nobody listens on now.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address").port()
 }
