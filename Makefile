@@ -67,7 +67,7 @@ deps-garage: deps-test
 deps-bench:
 	@scripts/install-postgres.sh --bench
 	@scripts/install-mysql.sh --all --bench
-	@scripts/install-s3s-fs.sh
+	@scripts/install-garage.sh
 
 clean: ## remove what was built and fetched
 	$(CARGO) clean
