@@ -8,7 +8,7 @@ SECONDS_PER_TARGET ?= 60
 ENGINE ?= postgres
 DEMO_BIN_DIR = $(if $(filter mysql,$(ENGINE)),--bin-dir .deps/mysql-9.7/bin)
 
-.PHONY: help demo test test-unit bench lint fmt doc fuzz toolchain deps deps-demo deps-test deps-bench clean
+.PHONY: help demo test test-garage test-unit bench lint fmt doc fuzz toolchain deps deps-demo deps-test deps-garage deps-bench clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /\t/' | expand -t 14
@@ -18,6 +18,9 @@ demo: toolchain deps-demo ## archive a throwaway server, drop a table, bring it 
 
 test: toolchain deps-test ## every test, with real servers
 	$(CARGO) test --locked
+
+test-garage: toolchain deps-garage ## archives in Garage, an S3 service whose nodes die (it is built at first, in minutes)
+	$(CARGO) test --locked --test it garage:: -- --ignored
 
 test-unit: toolchain ## only the tests that need no server
 	$(CARGO) test --locked --lib --bins
@@ -58,10 +61,13 @@ deps-test: deps
 	@scripts/install-mysql.sh --all
 	@scripts/install-moto.sh
 
+deps-garage: deps-test
+	@scripts/install-garage.sh
+
 deps-bench:
 	@scripts/install-postgres.sh --bench
 	@scripts/install-mysql.sh --all --bench
-	@scripts/install-s3s-fs.sh
+	@scripts/install-garage.sh
 
 clean: ## remove what was built and fetched
 	$(CARGO) clean

@@ -2,8 +2,9 @@
 """An archive in a bucket on this machine: age of the newest durable commit under 5,000 transactions per second, also
 with 30 ms more for each answer; catch-up against the same into a directory.
 
-PITR_BENCH_SECONDS (20), PITR_BENCH_TPS (5000) and PITR_BENCH_WAL_GB (1) set the amounts. The service does not sync its files, where the
-directory is synced; and it cannot give the end of an object that is shorter than what is asked for, so that no restore is measured with it.
+PITR_BENCH_SECONDS (20), PITR_BENCH_TPS (5000) and PITR_BENCH_WAL_GB (1) set the amounts, PITR_BENCH_SERVICE the service (bucket_server.py). Neither
+syncs its files, where the directory is synced; and s3s-fs cannot give the end of an object that is shorter than what is asked for, so that no
+restore is measured.
 """
 
 import re
@@ -95,7 +96,7 @@ def main():
             run(who, number)
     bucket.stop()
 
-    report = Report(f"An archive in a bucket: {tps} commits per second; {gigabytes:.2f} GB of WAL")
+    report = Report(f"An archive in a bucket of {bucket.name}: {tps} commits per second; {gigabytes:.2f} GB of WAL")
     for latency, bar in ((0, 1500), (LATENCY_S, 2000)):
         ages, rates, asked, peaks = zip(*found[latency])
         report.add(f"age, 99th percentile, {latency * 1000:.0f} ms more", list(ages), [], "ms", bar)

@@ -1,7 +1,12 @@
-"""An S3 service for the benchmarks: s3s-fs, on files, and a relay in front of it that counts requests and holds
-answers back."""
+"""An S3 service for the benchmarks: one node of Garage, or s3s-fs, which is little more than files; and a relay in front
+of it that counts requests and holds answers back.
+
+PITR_BENCH_SERVICE chooses: garage (where it is installed) or s3s-fs. One node, for three on one machine would do all
+their work three times at the cost of whoever is measured.
+"""
 
 import asyncio
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -9,25 +14,60 @@ from pathlib import Path
 from common import free_port, until
 
 BUCKET = "backups"
-KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_EC2_METADATA_DISABLED": "true"}
-SERVER = Path(__file__).resolve().parents[2] / ".deps/s3s-fs/bin/s3s-fs"
+# Garage takes keys of no other form than this.
+KEYS = {"AWS_ACCESS_KEY_ID": "GK0123456789abcdef01234567", "AWS_SECRET_ACCESS_KEY": "be" * 32,
+        "AWS_EC2_METADATA_DISABLED": "true"}
+DEPS = Path(__file__).resolve().parents[2] / ".deps"
+PROGRAMS = {"garage": DEPS / "garage/bin/garage", "s3s-fs": DEPS / "s3s-fs/bin/s3s-fs"}
+
+
+def service():
+    """The name of the service."""
+    name = os.environ.get("PITR_BENCH_SERVICE") or ("garage" if PROGRAMS["garage"].exists() else "s3s-fs")
+    if name not in PROGRAMS:
+        raise SystemExit(f"error: PITR_BENCH_SERVICE={name} is neither of {', '.join(PROGRAMS)}")
+    if not PROGRAMS[name].exists():
+        raise SystemExit(f"error: {PROGRAMS[name]} is missing\nhint: scripts/install-{name}.sh")
+    return name
 
 
 class Bucket:
     """The service with an empty bucket, until the script ends."""
 
     def __init__(self, scratch):
-        if not SERVER.exists():
-            raise SystemExit(f"error: {SERVER} is missing\nhint: scripts/install-s3s-fs.sh")
-        root = scratch.dir("bucket")
-        (root / BUCKET).mkdir()
+        self.name = service()
         self.port = free_port()
-        self.process = subprocess.Popen(
-            [SERVER, "--host", "127.0.0.1", "--port", str(self.port), "--access-key", KEYS["AWS_ACCESS_KEY_ID"],
-             "--secret-key", KEYS["AWS_SECRET_ACCESS_KEY"], root],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )
+        root = scratch.path / "bucket"
+        root.mkdir(mode=0o700)
+        words, env = {"garage": self.garage, "s3s-fs": self.s3s_fs}[self.name](root)
+        self.process = subprocess.Popen([PROGRAMS[self.name], *words], stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL, env={**os.environ, **env})
         until("the service to listen", lambda: listens(self.port))
+
+    def s3s_fs(self, root):
+        (root / BUCKET).mkdir()
+        return ["--host", "127.0.0.1", "--port", str(self.port), "--access-key", KEYS["AWS_ACCESS_KEY_ID"],
+                "--secret-key", KEYS["AWS_SECRET_ACCESS_KEY"], root], {}
+
+    def garage(self, root):
+        rpc = free_port()
+        settings = root / "garage.toml"
+        settings.write_text(f"""
+metadata_dir = "{root}/meta"
+data_dir = "{root}/data"
+db_engine = "lmdb"
+replication_factor = 1
+rpc_bind_addr = "127.0.0.1:{rpc}"
+rpc_public_addr = "127.0.0.1:{rpc}"
+rpc_secret = "{KEYS["AWS_SECRET_ACCESS_KEY"]}"
+
+[s3_api]
+s3_region = "us-east-1"
+api_bind_addr = "127.0.0.1:{self.port}"
+""")
+        return ["-c", settings, "server", "--single-node", "--default-bucket"], {
+            "GARAGE_DEFAULT_BUCKET": BUCKET, "GARAGE_DEFAULT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"],
+            "GARAGE_DEFAULT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"], "RUST_LOG": "error"}
 
     def url(self, prefix, port=None):
         return f"s3://{BUCKET}/{prefix}?endpoint=http://127.0.0.1:{port or self.port}"

@@ -20,6 +20,7 @@ mod connect;
 mod crash;
 mod damage;
 mod failover;
+mod garage;
 mod harness;
 mod holes;
 mod mysql_bad_input;

@@ -36,10 +36,14 @@ pub struct Place<'a> {
 
 impl<'a> Place<'a> {
     pub fn new(scratch: &'a Scratch, server: &MySqlServer) -> Self {
+        Self::with(Pitr::new(scratch), scratch, server)
+    }
+
+    /// With an archive of its own.
+    pub fn with(pitr: Pitr<'a>, scratch: &'a Scratch, server: &MySqlServer) -> Self {
         let path = std::env::var("PATH").unwrap_or_default();
         let tools = format!("{}:{path}", server.make().bin_dir().display());
-        let pitr = Pitr::new(scratch).source_url(server.url()).env("PATH", tools);
-        Self { pitr, make: server.make(), scratch }
+        Self { pitr: pitr.source_url(server.url()).env("PATH", tools), make: server.make(), scratch }
     }
 
     pub fn restore(&self, to: &Path, target: &[&str]) -> Finished {

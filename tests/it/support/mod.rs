@@ -4,6 +4,7 @@
 //! sleep; whatever a test starts is stopped when its value is dropped, also when
 //! the test panics; times come from the server, never from this process's clock.
 
+pub mod garage;
 pub mod load;
 pub mod moto;
 pub mod mysql;
@@ -15,6 +16,7 @@ pub mod s3;
 pub mod scratch;
 pub mod server;
 pub mod started;
+pub mod template;
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -37,8 +39,10 @@ pub fn condition<T>(what: impl Display, deadline: Duration, mut probe: impl FnMu
         if let Some(value) = probe() {
             return value;
         }
-        assert!(began.elapsed() < deadline, "after {deadline:?} still waiting for: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        let waited = began.elapsed();
+        assert!(waited < deadline, "after {deadline:?} still waiting for: {what}");
+        // A probe may be a process of its own, which takes time from what is waited for: the longer, the rarer.
+        std::thread::sleep((waited / 10).clamp(Duration::from_millis(10), Duration::from_millis(200)));
     }
 }
 

@@ -6,12 +6,13 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::programs::{Version, as_server_user, client, must};
-use super::{PATIENCE, Scratch, condition};
+use super::{PATIENCE, Scratch, condition, template};
 
 /// A running server. Stopped when dropped, its log printed if the test failed.
 pub struct Server {
@@ -65,20 +66,15 @@ impl Builder<'_> {
         self
     }
 
-    /// `initdb`, configuration, start.
+    /// A data directory, configuration, start.
     pub fn start(self) -> Server {
-        let bin_dir = bin_dir_for(self.scratch, self.version);
-        let data = self.scratch.server_dir(&self.name);
-        let mut initdb = Command::new(bin_dir.join("initdb"));
-        // The name, because an ordinary user's tests run their servers themselves.
-        initdb
-            .args(["--username=postgres", "--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8"])
-            .args([&format!("--wal-segsize={}", self.wal_segment_mib), "--pgdata"])
-            .arg(&data);
-        if self.data_checksums {
-            initdb.arg("--data-checksums");
+        let data = self.scratch.join(&self.name);
+        // Copies have one system identifier, and the servers of a test have to be told apart.
+        if std::fs::File::create_new(self.scratch.join("has-a-copy")).is_ok() {
+            template::copy(&self.template(), &data);
+        } else {
+            self.initdb(self.scratch, &self.name);
         }
-        must(as_server_user(&mut initdb));
 
         let hba_path = data.join("pg_hba.conf");
         let trusting = std::fs::read_to_string(&hba_path).expect("reading pg_hba.conf");
@@ -90,6 +86,39 @@ impl Builder<'_> {
         let mut server = Server::at(self.scratch, &self.name, self.version, data);
         server.start();
         server
+    }
+
+    /// An empty data directory of this kind.
+    fn template(&self) -> PathBuf {
+        type Kind = (PathBuf, u32, bool);
+        static TEMPLATES: Mutex<BTreeMap<Kind, PathBuf>> = Mutex::new(BTreeMap::new());
+        let program = self.version.bin_dir().join("postgres");
+        let mut templates = TEMPLATES.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = (program, self.wal_segment_mib, self.data_checksums);
+        let make = |(program, segment_mib, checksums): &Kind| {
+            let version = must(Command::new(program).arg("--version"));
+            let version = version.split(' ').nth(2).expect("postgres (PostgreSQL) VERSION");
+            let checksums = if *checksums { "" } else { "-without-checksums" };
+            template::kept(&format!("postgres-{version}-{segment_mib}{checksums}"), |scratch| {
+                self.initdb(scratch, "new")
+            })
+        };
+        templates.entry(kind).or_insert_with_key(make).clone()
+    }
+
+    fn initdb(&self, scratch: &Scratch, name: &str) -> PathBuf {
+        let data = scratch.server_dir(name);
+        let mut initdb = Command::new(bin_dir_for(scratch, self.version).join("initdb"));
+        // The name, because an ordinary user's tests run their servers themselves.
+        initdb
+            .args(["--username=postgres", "--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8"])
+            .args([&format!("--wal-segsize={}", self.wal_segment_mib), "--pgdata"])
+            .arg(&data);
+        if self.data_checksums {
+            initdb.arg("--data-checksums");
+        }
+        must(as_server_user(&mut initdb));
+        data
     }
 }
 
@@ -394,8 +423,8 @@ impl Server {
             for table in tables.lines() {
                 let _ = writeln!(
                     statements,
-                    "select '{database}.{table}', count(*) || ':' ||
-                       md5(coalesce(string_agg(md5(t::text), '' order by md5(t::text)), '')) from {table} t;"
+                    "select '{database}.{table}', concat_ws(':', count(*), sum(hashtextextended(t::text, 0)),
+                       sum(hashtextextended(t::text, 1))) from {table} t;"
                 );
             }
             let _ = writeln!(
@@ -488,6 +517,7 @@ fn bin_dir_for(scratch: &Scratch, version: Version) -> PathBuf {
     postgres.parent().expect("a directory").to_path_buf()
 }
 
-fn free_port() -> u16 {
+/// One that nobody listens on now.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address").port()
 }

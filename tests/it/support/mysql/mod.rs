@@ -11,7 +11,6 @@ mod make;
 mod template;
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::programs::as_server_user;
-use super::server::Frozen;
+use super::server::{Frozen, free_port};
 use super::{PATIENCE, Scratch, condition};
 
 pub use account::{ADMIN, Account, NOBODY, PITR, REPLICA, STREAM};
@@ -319,8 +318,4 @@ impl Drop for MySqlServer {
             eprintln!("--- end of the log of the server in {} ---\n{tail}", self.data.display());
         }
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address").port()
 }

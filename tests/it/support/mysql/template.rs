@@ -1,14 +1,11 @@
-//! Data directories to begin with.
-//!
-//! Making one takes seconds and copying it none, so that one of each make is kept beside
-//! the build, with the tests' accounts and an empty database `test`.
+//! Data directories to begin with, with the tests' accounts and an empty database `test`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::support::Scratch;
 use crate::support::programs::{as_server_user, must};
+use crate::support::{Scratch, template};
 
 use super::make::{Make, runnable_server};
 use super::{MySqlServer, account};
@@ -19,28 +16,16 @@ const REVISION: u32 = 1;
 /// A new data directory `name` in `scratch`, the server's user's.
 pub fn copy(make: Make, scratch: &Scratch, name: &str) -> PathBuf {
     static TEMPLATES: [OnceLock<PathBuf>; 3] = [const { OnceLock::new() }; 3];
-    let template = TEMPLATES[make as usize].get_or_init(|| template(make));
+    let template = TEMPLATES[make as usize].get_or_init(|| prepared(make));
     let data = scratch.join(name);
-    must(Command::new("cp").args(["-a", "--reflink=auto", "--sparse=always"]).arg(template).arg(&data));
+    template::copy(template, &data);
     data
 }
 
-fn template(make: Make) -> PathBuf {
+fn prepared(make: Make) -> PathBuf {
     let version = must(Command::new(make.server()).arg("--version"));
     let version = version.split_once(" Ver ").map_or("", |(_, rest)| rest).split(' ').next().unwrap_or_default();
-    let kept = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{version}-{REVISION}", make.name()));
-    if !kept.exists() {
-        let scratch = Scratch::new();
-        let data = prepare(make, &scratch);
-        let beside = kept.with_extension(format!("new-{}", std::process::id()));
-        must(Command::new("cp").args(["-a", "--sparse=always"]).arg(data).arg(&beside));
-        // One that another process was quicker to make is as good.
-        if std::fs::rename(&beside, &kept).is_err() {
-            assert!(kept.exists(), "moving a template to {}", kept.display());
-            must(Command::new("rm").arg("-rf").arg(&beside));
-        }
-    }
-    kept
+    template::kept(&format!("{}-{version}-{REVISION}", make.name()), |scratch| prepare(make, scratch))
 }
 
 fn prepare(make: Make, scratch: &Scratch) -> PathBuf {
