@@ -90,6 +90,15 @@ pub fn claim_body(clock: &dyn Clock, who: &str) -> Result<Bytes> {
     body.map(Bytes::from).map_err(|e| Error::failure("cannot write the claim of an epoch").because(e))
 }
 
+/// Refuses an object that is no claim of an epoch.
+///
+/// # Errors
+/// [`Kind::Corruption`] naming it.
+pub fn check_claim(name: &str, bytes: &[u8]) -> Result<()> {
+    let claim: Result<Claim, _> = serde_json::from_slice(bytes);
+    claim.map(|_| ()).map_err(|e| Error::corruption(format!("{name} is no claim of an epoch")).because(e))
+}
+
 fn next(layout: &Layout, number: u32) -> Result<u32> {
     number.checked_add(1).ok_or_else(|| {
         Error::corruption(format!("{}{number:010} is the last epoch there can be", layout.epochs()))

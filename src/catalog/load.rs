@@ -30,10 +30,11 @@ use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
 use crate::segment::cutter::NO_FILES;
+use crate::segment::format::Footer;
 use crate::segment::read::{Expected, FooterRead, read_footer, too_short};
 use crate::store::{ObjectInfo, Part, Store};
 
-mod resolve;
+pub(crate) mod resolve;
 mod tail;
 
 #[cfg(test)]
@@ -102,19 +103,27 @@ pub async fn identity(store: &dyn Store, layout: &Layout) -> Result<Identity> {
         )
         .hint("is this the right --store and --cluster? `pitr init` makes a new archive"));
     };
+    decode_identity(&name, &bytes)
+}
+
+/// Reads what `cluster.json` holds.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is none, [`Kind::Config`] for one of a newer format.
+pub fn decode_identity(name: &str, bytes: &[u8]) -> Result<Identity> {
     // The version decides how the rest is to be read, so it is read first.
     #[derive(serde::Deserialize)]
     struct Version {
         format_version: u32,
     }
-    let Version { format_version } = json(&name, &bytes)?;
+    let Version { format_version } = json(name, bytes)?;
     if format_version != FORMAT_VERSION {
         return Err(Error::config(format!(
             "{name} is of format version {format_version}; this version of pitr reads version {FORMAT_VERSION}"
         ))
         .hint("was the archive made by a newer pitr?"));
     }
-    let identity: Identity = json(&name, &bytes)?;
+    let identity: Identity = json(name, bytes)?;
     if identity.engine == "postgres" && !is_wal_file_size(identity.log_file_bytes) {
         return Err(Error::corruption(format!(
             "{name} says that log files have {} bytes, and not a power of two from 1 MiB to 1 GiB",
@@ -149,6 +158,29 @@ pub fn decode_history(name: &str, timeline: TimelineId, bytes: &[u8]) -> Result<
         return Err(Error::corruption(format!("{name} is not the history of timeline {timeline}")));
     }
     Ok(history)
+}
+
+/// Reads the record of a gap.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is none, or that of another gap.
+pub fn decode_gap(name: &str, range: OffsetRange, bytes: &[u8]) -> Result<Gap> {
+    let gap: Gap = json(name, bytes)?;
+    if gap.range == range { Ok(gap) } else { Err(Error::corruption(format!("{name} tells of a gap {}", gap.range))) }
+}
+
+/// Reads the manifest of base `id`.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is none, or that of another base or system.
+pub fn decode_manifest(name: &str, identity: &Identity, id: &str, bytes: &[u8]) -> Result<Manifest> {
+    let manifest = Manifest::decode(name, bytes)?;
+    manifest.check_identity(identity)?;
+    if manifest.id == id {
+        Ok(manifest)
+    } else {
+        Err(Error::corruption(format!("{name} is the manifest of base {}", manifest.id)))
+    }
 }
 
 struct Loader<'a> {
@@ -359,12 +391,7 @@ impl Loader<'_> {
 
     async fn gap(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Gap> {
         let name = self.layout.name(&ObjectName::Gap { timeline, range, epoch });
-        let gap: Gap = json(&name, &self.get(&name, Part::All).await?)?;
-        if gap.range == range {
-            Ok(gap)
-        } else {
-            Err(Error::corruption(format!("{name} tells of a gap {}", gap.range)))
-        }
+        decode_gap(&name, range, &self.get(&name, Part::All).await?)
     }
 
     async fn bases(&self, catalog: &mut Catalog) -> Result<()> {
@@ -389,14 +416,8 @@ impl Loader<'_> {
 
     async fn base(&self, id: String) -> Result<BaseInfo> {
         let name = self.layout.name(&ObjectName::BaseManifest(id.clone()));
-        let manifest = Manifest::decode(&name, &self.get(&name, Part::All).await?)?;
-        manifest.check_identity(&self.identity)?;
-        let info = manifest.info();
-        if info.id == id {
-            Ok(info)
-        } else {
-            Err(Error::corruption(format!("{name} is the manifest of base {}", info.id)))
-        }
+        let bytes = self.get(&name, Part::All).await?;
+        decode_manifest(&name, &self.identity, &id, &bytes).map(|manifest| manifest.info())
     }
 
     /// Reads an object that was listed a moment ago.
@@ -427,11 +448,19 @@ async fn get(store: &dyn Store, name: &str, part: Part) -> Result<bytes::Bytes> 
 /// # Errors
 /// [`Kind::Corruption`] when it is not what was written.
 pub async fn summary(store: &dyn Store, name: &str, expected: &Expected) -> Result<Summary> {
+    footer(store, name, expected).await.map(|footer| footer.summary)
+}
+
+/// A segment's footer.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is not what was written.
+pub async fn footer(store: &dyn Store, name: &str, expected: &Expected) -> Result<Footer> {
     let mut wanted = FOOTER_BYTES;
     loop {
         let bytes = get(store, name, Part::Last(wanted)).await?;
         match read_footer(name, expected, &bytes)? {
-            FooterRead::Done(footer) => return Ok(footer.summary),
+            FooterRead::Done(footer) => return Ok(*footer),
             FooterRead::More(more) if more > wanted && bytes.len() as u64 == wanted => wanted = more,
             FooterRead::More(_) => return Err(too_short(name, bytes.len() as u64)),
         }

@@ -24,6 +24,7 @@ pub mod time;
 mod archive;
 mod backup;
 mod check;
+mod copy;
 mod demo;
 mod export;
 mod init;
@@ -84,6 +85,8 @@ enum Verb {
     Export(export::Args),
     /// Prove that the archive is whole
     Verify(verify::Args),
+    /// Copy to one store what it lacks of another's archive: a mirror, or what fell behind
+    Copy(copy::Args),
     /// Print the statements that give a role what archiving needs
     Grants(meta::GrantsArgs),
     /// Print a shell completion script
@@ -157,6 +160,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Verb::WalPush(args) => wal_push::run(&settings, &args).await,
         Verb::Export(args) => export::run(&settings, &args).await,
         Verb::Verify(args) => verify::run(&settings, &args).await,
+        Verb::Copy(args) => copy::run(&settings, &args).await,
         Verb::Grants(args) => meta::grants(&settings, &args),
         Verb::Completions(args) => meta::completions(&args),
         Verb::Man => meta::man(),
