@@ -9,11 +9,14 @@
 //! tail, from the tail's trailer.
 //!
 //! An object that is not what was written is set aside by name ([`super::damage`]): where
-//! others hold what it held, they count. Names that contradict each other are refused.
+//! others hold what it held, they count. Of several stores it is read from one that has it intact. Names that
+//! contradict each other are refused.
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::ready;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 
@@ -32,7 +35,8 @@ use crate::model::timeline::{History, TimelineId};
 use crate::segment::cutter::NO_FILES;
 use crate::segment::format::Footer;
 use crate::segment::read::{Expected, FooterRead, read_footer, too_short};
-use crate::store::{ObjectInfo, Part, Store};
+use crate::store::several::copies;
+use crate::store::{ObjectInfo, Part, Store, intact};
 
 pub(crate) mod resolve;
 mod tail;
@@ -90,20 +94,52 @@ pub async fn load(
     Ok(catalog)
 }
 
-/// Reads `cluster.json`.
+/// Reads `cluster.json`. Of several stores each is asked: their archives must be of one database.
 ///
 /// # Errors
-/// As [`load`].
+/// As [`load`]; [`Kind::Config`] when they are not.
 pub async fn identity(store: &dyn Store, layout: &Layout) -> Result<Identity> {
     let name = layout.name(&ObjectName::Cluster);
-    let Some(bytes) = store.get(&name, Part::All).await? else {
-        return Err(Error::new(
+    let (mut found, mut failed): (Option<(Identity, String)>, Option<Error>) = (None, None);
+    for copy in copies(store) {
+        let read = copy.get(&name, Part::All).await;
+        match (read.and_then(|bytes| bytes.map(|bytes| decode_identity(&name, &bytes)).transpose()), &found) {
+            (Ok(None), _) => {}
+            (Ok(Some(identity)), None) => found = Some((identity, copy.location())),
+            (Ok(Some(other)), Some((identity, at))) => {
+                if (&identity.engine, &identity.system) != (&other.engine, &other.system) {
+                    return Err(Error::config(format!(
+                        "cluster {} in {at} is the archive of {} system {}, but in {} of {} system {}",
+                        layout.cluster(),
+                        identity.engine,
+                        identity.system,
+                        copy.location(),
+                        other.engine,
+                        other.system
+                    ))
+                    .hint("several stores are read as one, so each must hold a copy of the same archive"));
+                }
+            }
+            (Err(error), _) if matches!(error.kind(), Kind::Corruption | Kind::StoreUnreachable) => {
+                failed.get_or_insert(error);
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+    match (found, failed) {
+        (Some((identity, _)), failed) => {
+            if let Some(error) = failed.filter(|error| error.kind() == Kind::Corruption) {
+                tracing::warn!(%error, "{name} is damaged, and read from another store");
+            }
+            Ok(identity)
+        }
+        (None, Some(error)) => Err(error),
+        (None, None) => Err(Error::new(
             Kind::NoArchive,
             format!("there is no archive of cluster {} in {}", layout.cluster(), store.location()),
         )
-        .hint("is this the right --store and --cluster? `pitr init` makes a new archive"));
-    };
-    decode_identity(&name, &bytes)
+        .hint("is this the right --store and --cluster? `pitr init` makes a new archive")),
+    }
 }
 
 /// Reads what `cluster.json` holds.
@@ -300,8 +336,7 @@ impl Loader<'_> {
 
     async fn index(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Index> {
         let name = self.layout.name(&ObjectName::Index { timeline, range, epoch });
-        let bytes = self.get(&name, Part::All).await?;
-        Index::decode(&name, self.layout.cluster(), (timeline, range, epoch), &bytes)
+        self.read(&name, |bytes| Index::decode(&name, self.layout.cluster(), (timeline, range, epoch), bytes)).await
     }
 
     /// Lists what lies past the indexes.
@@ -386,12 +421,12 @@ impl Loader<'_> {
 
     async fn history(&self, timeline: TimelineId) -> Result<History> {
         let name = self.layout.name(&ObjectName::History(timeline));
-        decode_history(&name, timeline, &self.get(&name, Part::All).await?)
+        self.read(&name, |bytes| decode_history(&name, timeline, bytes)).await
     }
 
     async fn gap(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Gap> {
         let name = self.layout.name(&ObjectName::Gap { timeline, range, epoch });
-        decode_gap(&name, range, &self.get(&name, Part::All).await?)
+        self.read(&name, |bytes| decode_gap(&name, range, bytes)).await
     }
 
     async fn bases(&self, catalog: &mut Catalog) -> Result<()> {
@@ -416,13 +451,19 @@ impl Loader<'_> {
 
     async fn base(&self, id: String) -> Result<BaseInfo> {
         let name = self.layout.name(&ObjectName::BaseManifest(id.clone()));
-        let bytes = self.get(&name, Part::All).await?;
-        decode_manifest(&name, &self.identity, &id, &bytes).map(|manifest| manifest.info())
+        let info = |bytes: &Bytes| decode_manifest(&name, &self.identity, &id, bytes).map(|manifest| manifest.info());
+        self.read(&name, info).await
     }
 
-    /// Reads an object that was listed a moment ago.
-    async fn get(&self, name: &str, part: Part) -> Result<bytes::Bytes> {
-        get(self.store, name, part).await
+    /// Reads an object that was listed a moment ago, from a store that has it intact.
+    async fn read<T: Send>(&self, name: &str, decode: impl Fn(&Bytes) -> Result<T> + Send + Sync) -> Result<T> {
+        let read = intact::read(self.store, name, Part::All, |bytes| ready(decode(&bytes))).await?;
+        read.ok_or_else(|| went_away(name))
+    }
+
+    /// Reads a part of a tail that was listed a moment ago.
+    async fn get(&self, name: &str, part: Part) -> Result<Bytes> {
+        self.store.get(name, part).await?.ok_or_else(|| went_away(name))
     }
 }
 
@@ -431,16 +472,11 @@ impl Loader<'_> {
 #[error("it was there a moment ago")]
 struct WentAway;
 
-/// Reads an object that was listed a moment ago.
-///
-/// # Errors
-/// Because of [`WentAway`] when it is gone.
-async fn get(store: &dyn Store, name: &str, part: Part) -> Result<bytes::Bytes> {
-    store.get(name, part).await?.ok_or_else(|| {
-        Error::failure(format!("{name} went away while the catalog was read"))
-            .because(WentAway)
-            .hint("an archiver is at work: run the command again")
-    })
+/// The error for an object that was listed a moment ago, because of [`WentAway`].
+fn went_away(name: &str) -> Error {
+    Error::failure(format!("{name} went away while the catalog was read"))
+        .because(WentAway)
+        .hint("an archiver is at work: run the command again")
 }
 
 /// What a segment's footer says.
@@ -456,11 +492,17 @@ pub async fn summary(store: &dyn Store, name: &str, expected: &Expected) -> Resu
 /// # Errors
 /// [`Kind::Corruption`] when it is not what was written.
 pub async fn footer(store: &dyn Store, name: &str, expected: &Expected) -> Result<Footer> {
+    let found = intact::any(store, name, |copy| read_footer_of(copy, name, expected)).await?;
+    found.ok_or_else(|| went_away(name))
+}
+
+/// A segment's footer in one store.
+async fn read_footer_of(store: &dyn Store, name: &str, expected: &Expected) -> Result<Option<Footer>> {
     let mut wanted = FOOTER_BYTES;
     loop {
-        let bytes = get(store, name, Part::Last(wanted)).await?;
+        let Some(bytes) = store.get(name, Part::Last(wanted)).await? else { return Ok(None) };
         match read_footer(name, expected, &bytes)? {
-            FooterRead::Done(footer) => return Ok(*footer),
+            FooterRead::Done(footer) => return Ok(Some(*footer)),
             FooterRead::More(more) if more > wanted && bytes.len() as u64 == wanted => wanted = more,
             FooterRead::More(_) => return Err(too_short(name, bytes.len() as u64)),
         }

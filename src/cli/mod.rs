@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
 use crate::restore::position::place_at;
+use crate::store::Store;
 
 pub mod output;
 pub mod settings;
@@ -179,8 +180,12 @@ struct Opened {
 }
 
 impl Opened {
+    /// To read from.
     async fn open(settings: &Settings) -> Result<Self> {
-        let store = settings.store()?;
+        Self::at(settings.store()?, settings).await
+    }
+
+    async fn at(store: Arc<dyn Store>, settings: &Settings) -> Result<Self> {
         if let Some(root) = store.local_root()
             && !root.exists()
         {
