@@ -35,6 +35,7 @@ use crate::store::{ObjectInfo, Store};
 mod base;
 mod log;
 mod plan;
+pub mod repair;
 mod tail;
 #[cfg(test)]
 mod tests;

@@ -386,3 +386,165 @@ async fn what_vanishes_meanwhile_is_no_error() {
     assert_honest(&from, &to).await;
     assert!(to.names().iter().any(|name| name.ends_with("bbbb/manifest.json")), "{:?}", to.names());
 }
+
+/// Two whole copies of one archive.
+async fn two() -> (Source, Source) {
+    let (one, store) = (Source::new().await, Arc::new(MemoryStore::new()));
+    one.copy_to(&store).await.unwrap();
+    for hidden in one.store.names().into_iter().filter(|name| !store.names().contains(name)) {
+        one.store.tamper(&hidden, None);
+    }
+    let other = Source { archive: Archive { store: store.clone(), ..one.archive.clone() }, store };
+    (one, other)
+}
+
+async fn repaired(sources: &[&Source]) -> Result<repair::Repaired> {
+    let archives: Vec<Archive> = sources.iter().map(|source| source.archive.clone()).collect();
+    repair::repair(&archives, by_name("postgres").unwrap().as_ref(), Compression::Lz4, &|_, _| {}).await
+}
+
+/// What both hold, if that is the same.
+async fn contents(one: &Source, other: &Source) -> Vec<(String, Bytes)> {
+    let mut contents = [Vec::new(), Vec::new()];
+    for (source, contents) in [one, other].into_iter().zip(&mut contents) {
+        for name in source.store.names() {
+            let bytes = source.store.get(&name, Part::All).await.unwrap().unwrap();
+            contents.push((name, bytes));
+        }
+    }
+    let [first, second] = contents;
+    assert!(first == second, "{:?} and {:?}", one.store.names(), other.store.names());
+    first
+}
+
+#[tokio::test]
+async fn copies_heal_each_other() {
+    let (one, other) = two().await;
+    let before = contents(&one, &other).await;
+    let kinds = [
+        "cluster.json",
+        "epoch/",
+        "0-00000000000000C8",
+        "gap-",
+        "index/",
+        "history",
+        "aaaa/manifest",
+        "aaaa/chunks",
+        "pack/",
+        "drill/",
+    ];
+    // In turns here and there, so that nothing is intact in one store alone.
+    for (n, kind) in kinds.iter().enumerate() {
+        let (here, _) = if n % 2 == 0 { (&one, &other) } else { (&other, &one) };
+        here.damage(kind).await;
+    }
+    let done = repaired(&[&one, &other]).await.unwrap();
+    assert_eq!((done.objects.len(), done.copied, done.left), (kinds.len(), 0, vec![]));
+    assert!(contents(&one, &other).await == before);
+
+    let missing = ["0-00000000000000C8", "gap-", "aaaa/manifest", "bbbb/chunks", "pack/", "index/"];
+    for (n, kind) in missing.iter().enumerate() {
+        let here = if n % 2 == 0 { &one } else { &other };
+        let name = here.store.names().into_iter().find(|name| name.contains(kind)).unwrap();
+        here.store.tamper(&name, None);
+    }
+    let done = repaired(&[&one, &other]).await.unwrap();
+    assert_eq!(done.objects.len() as u64 + done.copied, missing.len() as u64, "{done:?}");
+    assert!(contents(&one, &other).await == before);
+    assert_eq!(repaired(&[&one, &other]).await.unwrap(), repair::Repaired::default());
+}
+
+#[tokio::test]
+async fn what_no_store_has_intact_is_left_and_named() {
+    let (one, other) = two().await;
+    let victim = one.damage("aaaa/manifest").await;
+    other.damage("aaaa/manifest").await;
+    let before = one.store.get(&victim, Part::All).await.unwrap();
+    let done = repaired(&[&one, &other]).await.unwrap();
+    assert!(done.left.len() == 2 && done.left.iter().all(|problem| problem.object == victim), "{done:?}");
+    assert_eq!(one.store.get(&victim, Part::All).await.unwrap(), before, "nothing is deleted without its like in hand");
+}
+
+#[tokio::test]
+async fn without_the_right_to_delete_nothing_is_lost() {
+    let (one, other) = two().await;
+    let victim = one.damage("pack/").await;
+    one.store.fail_when(|operation, _| {
+        (operation == Operation::Delete).then(|| Fault::Before(Error::new(Kind::StoreUnreachable, "access denied")))
+    });
+    let done = repaired(&[&one, &other]).await.unwrap();
+    assert!(
+        matches!(done.left.as_slice(), [left] if left.object == victim && left.problem.contains("access denied")),
+        "{done:?}"
+    );
+}
+
+#[tokio::test]
+async fn archives_that_are_no_copies_of_each_other_are_not_repaired_from_each_other() {
+    let (one, other) = two().await;
+    one.writer("here").await;
+    other.writer("there").await;
+    one.damage("pack/").await;
+    assert_eq!(repaired(&[&one, &other]).await.unwrap_err().kind(), Kind::Config);
+}
+
+/// What each of two stores has damaged, the other one gives.
+#[tokio::test]
+async fn the_catalog_of_several_stores_passes_over_what_is_damaged_in_one() {
+    let (one, other) = two().await;
+    let engine = by_name("postgres").unwrap();
+    let whole = one.archive.catalog(engine.as_ref()).await.unwrap();
+    for (n, kind) in [
+        "cluster.json",
+        "history",
+        "index/",
+        "aaaa/manifest",
+        "bbbb/manifest",
+        "0000000000000190-",
+        "00000000000001F4-",
+    ]
+    .iter()
+    .enumerate()
+    {
+        (if n % 2 == 0 { &one } else { &other }).damage(kind).await;
+    }
+    let several = crate::store::several::Several::new(vec![one.store.clone(), other.store.clone()]);
+    let archive = Archive::open(Arc::new(several), &"main".parse().unwrap()).await.unwrap();
+    assert_eq!(archive.catalog(engine.as_ref()).await.unwrap(), whole);
+    for (timeline, log) in &whole.timelines {
+        for segment in &log.segments {
+            assert_eq!(archive.raw(*timeline, segment).await.unwrap().len() as u64, segment.range.len());
+        }
+    }
+    for base in &whole.bases {
+        crate::base::load::Base::load(archive.store.as_ref(), &archive.layout, &base.id).await.unwrap();
+    }
+    // In both: then it is damaged.
+    other.damage("bbbb/manifest").await;
+    let catalog = archive.catalog(engine.as_ref()).await.unwrap();
+    assert_eq!(catalog.damaged_bases.len(), 1);
+}
+
+/// Where the archive counts the offsets, those of two archives mean different bytes.
+#[tokio::test]
+async fn several_stores_that_are_no_copies_of_one_archive_are_not_read_as_one() {
+    let stores = [Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new())];
+    let identity = Identity { engine: "mariadb".into(), ..Identity::some(1) };
+    let cluster = "main".parse().unwrap();
+    for store in &stores {
+        Archive::open_or_create(store.clone(), &cluster, &identity).await.unwrap();
+    }
+    let several = || {
+        let stores = stores.iter().map(|store| Arc::clone(store) as Arc<dyn Store>).collect();
+        Archive::open(Arc::new(crate::store::several::Several::new(stores)), &cluster)
+    };
+    let layout = Layout::new("main".parse().unwrap());
+    claim(stores[0].as_ref(), &layout, &Now, "one").await.unwrap();
+    let first = stores[0].get("main/epoch/0000000001", Part::All).await.unwrap();
+    stores[1].tamper("main/epoch/0000000001", first);
+    claim(stores[0].as_ref(), &layout, &Now, "one").await.unwrap();
+    several().await.unwrap();
+    claim(stores[1].as_ref(), &layout, &Now, "two").await.unwrap();
+    let error = several().await.err().unwrap();
+    assert!(error.kind() == Kind::Config && error.message().contains("main/epoch/0000000002"), "{error}");
+}
