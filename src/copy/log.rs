@@ -71,14 +71,15 @@ impl Copy<'_> {
         let is_tail = |object: &&ObjectName| matches!(object, ObjectName::Tail { .. });
         let tails: Vec<String> = held.names.keys().filter(is_tail).map(|tail| layout.name(tail)).collect();
         if !tails.is_empty() {
+            held.log = self.from.catalog(self.engine).await?.timelines.remove(&timeline).unwrap_or_default();
             for tail in tails {
+                // What was seen of it is to outlive a power cut, as what will be made of it does.
                 match store.settle(std::slice::from_ref(&tail)).await {
                     // It was sealed meanwhile.
                     Err(_) if store.head(&tail).await?.is_none() => {}
                     settled => settled?,
                 }
             }
-            held.log = self.from.catalog(self.engine).await?.timelines.remove(&timeline).unwrap_or_default();
             // Again, for a tail may have become a segment since.
             held.names = names(store, layout, &folder).await?;
             for tail in held.log.segments.iter().filter(|s| s.holder == Holder::Tail && !s.range.is_empty()) {

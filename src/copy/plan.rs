@@ -65,7 +65,12 @@ impl Log<'_> {
             _ => false,
         });
         let mut missing: Vec<ObjectName> = gaps.cloned().collect();
-        missing.extend(both.iter().filter(|s| !there.contains(s)).map(|s| s.object(self.timeline)));
+        // The target's own writer has that log in a tail, and would find other bytes under the name of its segment.
+        let is_open = |s: &Named| {
+            let tail = ObjectName::Tail { timeline: self.timeline, start: s.range.start, epoch: s.epoch };
+            to.contains_key(&tail)
+        };
+        missing.extend(both.iter().filter(|s| !there.contains(s) && !is_open(s)).map(|s| s.object(self.timeline)));
         // A gap's record goes before the segment that begins with it.
         missing.sort_by_key(|object| (range_of(object), !matches!(object, ObjectName::Gap { .. })));
         Ok(missing)
@@ -142,6 +147,14 @@ mod tests {
         let from = [segment(0, 10, 1), gap(10, 20), segment(20, 30, 2)];
         assert_eq!(missing(&from, &[], &[segment(5, 25, 1)]).unwrap_err().kind(), crate::Kind::Corruption);
         assert_eq!(missing(&from, &[], &[segment(0, 20, 1)]).unwrap(), from[2..]);
+    }
+
+    #[test]
+    fn a_tail_of_the_target_is_left_to_its_writer() {
+        let from = [segment(0, 10, 1), segment(10, 15, 1)];
+        let tail = |epoch| ObjectName::Tail { timeline: T1, start: Offset(10), epoch };
+        assert_eq!(missing(&from, &[], &[tail(1)]).unwrap(), from[..1]);
+        assert_eq!(missing(&from, &[], &[tail(2)]).unwrap(), from);
     }
 
     #[test]
