@@ -349,6 +349,30 @@ mod tests {
     }
 
     #[test]
+    fn several_stores_are_for_reading_and_flags_come_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pitr.toml");
+        std::fs::write(&path, "[[store]]\nurl = \"/a\"\n[[store]]\nurl = \"s3://backups/team\"\n").unwrap();
+        let global = |store: &[&str]| Global {
+            store: store.iter().map(|store| (*store).to_owned()).collect(),
+            cluster: None,
+            source: None,
+            config: Some(path.clone()),
+            json: false,
+            verbose: 0,
+            log_format: LogFormat::Text,
+        };
+        let both = Settings::resolve(&global(&[])).unwrap();
+        assert_eq!(both.store().unwrap().location(), "/a and s3://backups/team");
+        for error in [both.one_store().err().unwrap(), both.make_store().err().unwrap()] {
+            assert_eq!(error.kind().exit_code(), 5, "{error}");
+        }
+        let one = Settings::resolve(&global(&["/c"])).unwrap();
+        assert_eq!(one.store().unwrap().location(), "/c");
+        assert_eq!(one.one_store().unwrap().location(), "/c");
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pitr.toml");
