@@ -22,6 +22,7 @@ pub mod model;
 pub mod base;
 pub mod catalog;
 pub mod cli;
+pub mod copy;
 pub mod engine;
 pub mod plan;
 pub mod restore;

@@ -1,8 +1,10 @@
 //! Reads what the store says of a base: its manifest and its chunk table.
 
+use std::future::ready;
+
 use crate::catalog::layout::{Layout, ObjectName};
 use crate::error::{Error, Result};
-use crate::store::{Part, Store};
+use crate::store::{Part, Store, intact};
 
 use super::chunk::ChunkHash;
 use super::manifest::Manifest;
@@ -25,20 +27,25 @@ impl Base {
     /// written; the store's.
     pub async fn load(store: &dyn Store, layout: &Layout, id: &str) -> Result<Self> {
         let name = layout.name(&ObjectName::BaseManifest(id.to_owned()));
-        let bytes = read(store, &name).await?;
-        let manifest = Manifest::decode(&name, &bytes)?;
-        if manifest.id != id || manifest.cluster != *layout.cluster() {
-            return Err(Error::corruption(format!(
+        let manifest = read(store, &name, |bytes| {
+            let manifest = Manifest::decode(&name, bytes)?;
+            if manifest.id == id && manifest.cluster == *layout.cluster() {
+                return Ok(manifest);
+            }
+            Err(Error::corruption(format!(
                 "{name} holds base {} of cluster {}: it was put under a foreign name",
                 manifest.id, manifest.cluster
-            )));
-        }
+            )))
+        })
+        .await?;
         let name = layout.name(&ObjectName::BaseChunks(id.to_owned()));
-        let bytes = read(store, &name).await?;
-        if bytes.len() as u64 != manifest.table.bytes || ChunkHash::of(&bytes) != manifest.table.hash {
-            return Err(Error::corruption(format!("chunk table {name} is not the one that its manifest names")));
-        }
-        let table = Table::decode(&name, &bytes, manifest.packs.len())?;
+        let table = read(store, &name, |bytes| {
+            if bytes.len() as u64 != manifest.table.bytes || ChunkHash::of(bytes) != manifest.table.hash {
+                return Err(Error::corruption(format!("chunk table {name} is not the one that its manifest names")));
+            }
+            Table::decode(&name, bytes, manifest.packs.len())
+        })
+        .await?;
         let base = Self { manifest, table };
         base.check()?;
         Ok(base)
@@ -69,8 +76,9 @@ impl Base {
     }
 }
 
-async fn read(store: &dyn Store, name: &str) -> Result<bytes::Bytes> {
-    store.get(name, Part::All).await?.ok_or_else(|| {
+async fn read<T: Send>(store: &dyn Store, name: &str, decode: impl Fn(&[u8]) -> Result<T> + Send + Sync) -> Result<T> {
+    let read = intact::read(store, name, Part::All, |bytes| ready(decode(&bytes))).await?;
+    read.ok_or_else(|| {
         Error::corruption(format!("{name} is missing from {}", store.location()))
             .hint("was it removed by hand? `pitr list` shows the bases that are whole")
     })

@@ -1,9 +1,11 @@
 //! One cluster's place in a store: where its objects are made and read.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::fence::check_copies;
 use super::layout::{Layout, ObjectName};
 use super::load::{self, Known};
 use super::{Catalog, Holder, SegmentInfo, TimelineLog};
@@ -14,10 +16,12 @@ use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::timeline::{History, TimelineId};
 use crate::segment::codec::Compression;
+use crate::segment::cutter::NO_FILES;
 use crate::segment::format::Header;
 use crate::segment::read::{Expected, decode_to_vec};
 use crate::segment::write::SegmentWriter;
-use crate::store::{Created, Part, Store};
+use crate::store::several::copies;
+use crate::store::{Created, Part, Store, intact};
 
 /// A cluster's archive: the store, the names of its objects, and whose they are.
 #[derive(Clone)]
@@ -34,10 +38,14 @@ impl Archive {
     /// Opens the archive of `cluster`.
     ///
     /// # Errors
-    /// [`Kind::NoArchive`] when there is none.
+    /// [`Kind::NoArchive`] when there is none; [`Kind::Config`] when several stores hold no copies of one archive.
     pub async fn open(store: Arc<dyn Store>, cluster: &ClusterName) -> Result<Self> {
         let layout = Layout::new(cluster.clone());
         let identity = load::identity(store.as_ref(), &layout).await?;
+        // The bytes at one LSN of a timeline are the same, whoever archived them.
+        if !store.several().is_empty() && identity.log_file_bytes == NO_FILES {
+            check_copies(&copies(store.as_ref()), &layout).await?;
+        }
         Ok(Self { store, layout, identity })
     }
 
@@ -126,8 +134,8 @@ impl Archive {
     /// [`Kind::Corruption`] when it cannot be read.
     pub async fn history(&self, timeline: TimelineId) -> Result<Option<History>> {
         let name = self.layout.name(&ObjectName::History(timeline));
-        let Some(bytes) = self.store.get(&name, Part::All).await? else { return Ok(None) };
-        load::decode_history(&name, timeline, &bytes).map(Some)
+        let decode = |bytes: Bytes| ready(load::decode_history(&name, timeline, &bytes));
+        intact::read(self.store.as_ref(), &name, Part::All, decode).await
     }
 
     /// Keeps a timeline's history, before the first byte of that timeline. Another history
@@ -223,13 +231,20 @@ impl Archive {
         let name = self.object_of(timeline, segment);
         match segment.holder {
             Holder::Segment(_) => {
-                let object = self.object(&name).await?;
                 let expected = self.expected(timeline, segment.range, segment.epoch);
-                tokio::task::spawn_blocking(move || {
-                    decode_to_vec(&name, &expected, &object).map(|(_, raw)| Bytes::from(raw))
+                let decode = |object: Bytes| {
+                    let (name, expected) = (name.clone(), expected.clone());
+                    let raw = move || decode_to_vec(&name, &expected, &object).map(|(_, raw)| Bytes::from(raw));
+                    async {
+                        let raw = tokio::task::spawn_blocking(raw).await;
+                        raw.map_err(|e| Error::failure("a segment reader stopped").because(e))?
+                    }
+                };
+                let raw = intact::read(self.store.as_ref(), &name, Part::All, decode).await?;
+                raw.ok_or_else(|| {
+                    Error::corruption(format!("{name} is missing from {}", self.store.location()))
+                        .hint("did somebody remove it? `pitr verify` tells what is left")
                 })
-                .await
-                .map_err(|e| Error::failure("a segment reader stopped").because(e))?
             }
             Holder::Tail => {
                 let len = segment.range.len();
@@ -275,13 +290,6 @@ impl Archive {
         let sealed = SegmentInfo { range, epoch, holder: Holder::Segment(codec), ..*tail };
         let raw = Box::pin(self.raw(timeline, &sealed)).await?;
         Ok(raw.slice(tail.range.within(range.start)))
-    }
-
-    async fn object(&self, name: &str) -> Result<Bytes> {
-        self.store.get(name, Part::All).await?.ok_or_else(|| {
-            Error::corruption(format!("{name} is missing from {}", self.store.location()))
-                .hint("did somebody remove it? `pitr verify` tells what is left")
-        })
     }
 }
 

@@ -9,6 +9,7 @@
 //! one that it has *seen* taken; so one look at the next number tells whether a later
 //! writer exists. No lock files, no clocks that have to agree, no right to delete.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,6 +89,53 @@ pub fn claim_body(clock: &dyn Clock, who: &str) -> Result<Bytes> {
     let claim = Claim { who: who.to_owned(), when: clock.now(), nonce: format!("{:016x}", rand::random::<u64>()) };
     let body = serde_json::to_vec(&claim);
     body.map(Bytes::from).map_err(|e| Error::failure("cannot write the claim of an epoch").because(e))
+}
+
+/// Refuses an object that is no claim of an epoch.
+///
+/// # Errors
+/// [`Kind::Corruption`] naming it.
+pub fn check_claim(name: &str, bytes: &[u8]) -> Result<()> {
+    let claim: Result<Claim, _> = serde_json::from_slice(bytes);
+    claim.map(|_| ()).map_err(|e| Error::corruption(format!("{name} is no claim of an epoch")).because(e))
+}
+
+/// Refuses several stores of which two were written by archivers that did not know of each other: the last claim that both
+/// hold is not the same. Where the archive counts the offsets, log of both together would be neither's.
+///
+/// # Errors
+/// [`Kind::Config`] naming the claim and both stores; what they report, unless one does not answer.
+pub async fn check_copies(stores: &[&dyn Store], layout: &Layout) -> Result<()> {
+    let mut known: Vec<(&dyn Store, BTreeSet<u32>)> = Vec::new();
+    for copy in stores.iter().copied() {
+        let mut epochs = BTreeSet::new();
+        let mut see = |info: crate::store::ObjectInfo| {
+            if let Some(ObjectName::Epoch(n)) = layout.parse(&info.name) {
+                epochs.insert(n);
+            }
+        };
+        match copy.list(&layout.epochs(), None, true, &mut see).await {
+            Err(error) if error.kind() == Kind::StoreUnreachable => continue,
+            listed => listed?,
+        }
+        for (other, theirs) in &known {
+            let Some(last) = epochs.intersection(theirs).max() else { continue };
+            let name = layout.name(&ObjectName::Epoch(*last));
+            let (ours, theirs) = tokio::try_join!(copy.get(&name, Part::All), other.get(&name, Part::All))?;
+            let claims =
+                [&ours, &theirs].map(|claim| claim.as_ref().is_some_and(|bytes| check_claim(&name, bytes).is_ok()));
+            if claims == [true, true] && ours != theirs {
+                return Err(Error::config(format!(
+                    "{name} was claimed by one archiver in {} and by another in {}",
+                    other.location(),
+                    copy.location()
+                ))
+                .hint("several stores are read as one, and repaired from each other, so they must hold copies of one archive: name one of them"));
+            }
+        }
+        known.push((copy, epochs));
+    }
+    Ok(())
 }
 
 fn next(layout: &Layout, number: u32) -> Result<u32> {

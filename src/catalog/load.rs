@@ -9,11 +9,14 @@
 //! tail, from the tail's trailer.
 //!
 //! An object that is not what was written is set aside by name ([`super::damage`]): where
-//! others hold what it held, they count. Names that contradict each other are refused.
+//! others hold what it held, they count. Of several stores it is read from one that has it intact. Names that
+//! contradict each other are refused.
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::ready;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 
@@ -30,10 +33,12 @@ use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
 use crate::segment::cutter::NO_FILES;
+use crate::segment::format::Footer;
 use crate::segment::read::{Expected, FooterRead, read_footer, too_short};
-use crate::store::{ObjectInfo, Part, Store};
+use crate::store::several::copies;
+use crate::store::{ObjectInfo, Part, Store, intact};
 
-mod resolve;
+pub(crate) mod resolve;
 mod tail;
 
 #[cfg(test)]
@@ -108,32 +113,72 @@ pub async fn timeline(
     loader.timeline(timeline).await
 }
 
-/// Reads `cluster.json`.
+/// Reads `cluster.json`. Of several stores each is asked: their archives must be of one database.
 ///
 /// # Errors
-/// As [`load`].
+/// As [`load`]; [`Kind::Config`] when they are not.
 pub async fn identity(store: &dyn Store, layout: &Layout) -> Result<Identity> {
     let name = layout.name(&ObjectName::Cluster);
-    let Some(bytes) = store.get(&name, Part::All).await? else {
-        return Err(Error::new(
+    let (mut found, mut failed): (Option<(Identity, String)>, Option<Error>) = (None, None);
+    for copy in copies(store) {
+        let read = copy.get(&name, Part::All).await;
+        match (read.and_then(|bytes| bytes.map(|bytes| decode_identity(&name, &bytes)).transpose()), &found) {
+            (Ok(None), _) => {}
+            (Ok(Some(identity)), None) => found = Some((identity, copy.location())),
+            (Ok(Some(other)), Some((identity, at))) => {
+                if (&identity.engine, &identity.system) != (&other.engine, &other.system) {
+                    return Err(Error::config(format!(
+                        "cluster {} in {at} is the archive of {} system {}, but in {} of {} system {}",
+                        layout.cluster(),
+                        identity.engine,
+                        identity.system,
+                        copy.location(),
+                        other.engine,
+                        other.system
+                    ))
+                    .hint("several stores are read as one, so each must hold a copy of the same archive"));
+                }
+            }
+            (Err(error), _) if matches!(error.kind(), Kind::Corruption | Kind::StoreUnreachable) => {
+                failed.get_or_insert(error);
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+    match (found, failed) {
+        (Some((identity, _)), failed) => {
+            if let Some(error) = failed.filter(|error| error.kind() == Kind::Corruption) {
+                tracing::warn!(%error, "{name} is damaged, and read from another store");
+            }
+            Ok(identity)
+        }
+        (None, Some(error)) => Err(error),
+        (None, None) => Err(Error::new(
             Kind::NoArchive,
             format!("there is no archive of cluster {} in {}", layout.cluster(), store.location()),
         )
-        .hint("is this the right --store and --cluster? `pitr init` makes a new archive"));
-    };
+        .hint("is this the right --store and --cluster? `pitr init` makes a new archive")),
+    }
+}
+
+/// Reads what `cluster.json` holds.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is none, [`Kind::Config`] for one of a newer format.
+pub fn decode_identity(name: &str, bytes: &[u8]) -> Result<Identity> {
     // The version decides how the rest is to be read, so it is read first.
     #[derive(serde::Deserialize)]
     struct Version {
         format_version: u32,
     }
-    let Version { format_version } = json(&name, &bytes)?;
+    let Version { format_version } = json(name, bytes)?;
     if format_version != FORMAT_VERSION {
         return Err(Error::config(format!(
             "{name} is of format version {format_version}; this version of pitr reads version {FORMAT_VERSION}"
         ))
         .hint("was the archive made by a newer pitr?"));
     }
-    let identity: Identity = json(&name, &bytes)?;
+    let identity: Identity = json(name, bytes)?;
     if identity.engine == "postgres" && !is_wal_file_size(identity.log_file_bytes) {
         return Err(Error::corruption(format!(
             "{name} says that log files have {} bytes, and not a power of two from 1 MiB to 1 GiB",
@@ -168,6 +213,29 @@ pub fn decode_history(name: &str, timeline: TimelineId, bytes: &[u8]) -> Result<
         return Err(Error::corruption(format!("{name} is not the history of timeline {timeline}")));
     }
     Ok(history)
+}
+
+/// Reads the record of a gap.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is none, or that of another gap.
+pub fn decode_gap(name: &str, range: OffsetRange, bytes: &[u8]) -> Result<Gap> {
+    let gap: Gap = json(name, bytes)?;
+    if gap.range == range { Ok(gap) } else { Err(Error::corruption(format!("{name} tells of a gap {}", gap.range))) }
+}
+
+/// Reads the manifest of base `id`.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is none, or that of another base or system.
+pub fn decode_manifest(name: &str, identity: &Identity, id: &str, bytes: &[u8]) -> Result<Manifest> {
+    let manifest = Manifest::decode(name, bytes)?;
+    manifest.check_identity(identity)?;
+    if manifest.id == id {
+        Ok(manifest)
+    } else {
+        Err(Error::corruption(format!("{name} is the manifest of base {}", manifest.id)))
+    }
 }
 
 struct Loader<'a> {
@@ -287,8 +355,7 @@ impl Loader<'_> {
 
     async fn index(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Index> {
         let name = self.layout.name(&ObjectName::Index { timeline, range, epoch });
-        let bytes = self.get(&name, Part::All).await?;
-        Index::decode(&name, self.layout.cluster(), (timeline, range, epoch), &bytes)
+        self.read(&name, |bytes| Index::decode(&name, self.layout.cluster(), (timeline, range, epoch), bytes)).await
     }
 
     /// Lists what lies past the indexes.
@@ -375,17 +442,12 @@ impl Loader<'_> {
 
     async fn history(&self, timeline: TimelineId) -> Result<History> {
         let name = self.layout.name(&ObjectName::History(timeline));
-        decode_history(&name, timeline, &self.get(&name, Part::All).await?)
+        self.read(&name, |bytes| decode_history(&name, timeline, bytes)).await
     }
 
     async fn gap(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Gap> {
         let name = self.layout.name(&ObjectName::Gap { timeline, range, epoch });
-        let gap: Gap = json(&name, &self.get(&name, Part::All).await?)?;
-        if gap.range == range {
-            Ok(gap)
-        } else {
-            Err(Error::corruption(format!("{name} tells of a gap {}", gap.range)))
-        }
+        self.read(&name, |bytes| decode_gap(&name, range, bytes)).await
     }
 
     async fn bases(&self, catalog: &mut Catalog) -> Result<()> {
@@ -410,19 +472,19 @@ impl Loader<'_> {
 
     async fn base(&self, id: String) -> Result<BaseInfo> {
         let name = self.layout.name(&ObjectName::BaseManifest(id.clone()));
-        let manifest = Manifest::decode(&name, &self.get(&name, Part::All).await?)?;
-        manifest.check_identity(&self.identity)?;
-        let info = manifest.info();
-        if info.id == id {
-            Ok(info)
-        } else {
-            Err(Error::corruption(format!("{name} is the manifest of base {}", info.id)))
-        }
+        let info = |bytes: &Bytes| decode_manifest(&name, &self.identity, &id, bytes).map(|manifest| manifest.info());
+        self.read(&name, info).await
     }
 
-    /// Reads an object that was listed a moment ago.
-    async fn get(&self, name: &str, part: Part) -> Result<bytes::Bytes> {
-        get(self.store, name, part).await
+    /// Reads an object that was listed a moment ago, from a store that has it intact.
+    async fn read<T: Send>(&self, name: &str, decode: impl Fn(&Bytes) -> Result<T> + Send + Sync) -> Result<T> {
+        let read = intact::read(self.store, name, Part::All, |bytes| ready(decode(&bytes))).await?;
+        read.ok_or_else(|| went_away(name))
+    }
+
+    /// Reads a part of a tail that was listed a moment ago.
+    async fn get(&self, name: &str, part: Part) -> Result<Bytes> {
+        self.store.get(name, part).await?.ok_or_else(|| went_away(name))
     }
 }
 
@@ -431,16 +493,11 @@ impl Loader<'_> {
 #[error("it was there a moment ago")]
 struct WentAway;
 
-/// Reads an object that was listed a moment ago.
-///
-/// # Errors
-/// Because of [`WentAway`] when it is gone.
-async fn get(store: &dyn Store, name: &str, part: Part) -> Result<bytes::Bytes> {
-    store.get(name, part).await?.ok_or_else(|| {
-        Error::failure(format!("{name} went away while the catalog was read"))
-            .because(WentAway)
-            .hint("an archiver is at work: run the command again")
-    })
+/// The error for an object that was listed a moment ago, because of [`WentAway`].
+fn went_away(name: &str) -> Error {
+    Error::failure(format!("{name} went away while the catalog was read"))
+        .because(WentAway)
+        .hint("an archiver is at work: run the command again")
 }
 
 /// What a segment's footer says.
@@ -448,11 +505,25 @@ async fn get(store: &dyn Store, name: &str, part: Part) -> Result<bytes::Bytes> 
 /// # Errors
 /// [`Kind::Corruption`] when it is not what was written.
 pub async fn summary(store: &dyn Store, name: &str, expected: &Expected) -> Result<Summary> {
+    footer(store, name, expected).await.map(|footer| footer.summary)
+}
+
+/// A segment's footer.
+///
+/// # Errors
+/// [`Kind::Corruption`] when it is not what was written.
+pub async fn footer(store: &dyn Store, name: &str, expected: &Expected) -> Result<Footer> {
+    let found = intact::any(store, name, |copy| read_footer_of(copy, name, expected)).await?;
+    found.ok_or_else(|| went_away(name))
+}
+
+/// A segment's footer in one store.
+async fn read_footer_of(store: &dyn Store, name: &str, expected: &Expected) -> Result<Option<Footer>> {
     let mut wanted = FOOTER_BYTES;
     loop {
-        let bytes = get(store, name, Part::Last(wanted)).await?;
+        let Some(bytes) = store.get(name, Part::Last(wanted)).await? else { return Ok(None) };
         match read_footer(name, expected, &bytes)? {
-            FooterRead::Done(footer) => return Ok(footer.summary),
+            FooterRead::Done(footer) => return Ok(Some(*footer)),
             FooterRead::More(more) if more > wanted && bytes.len() as u64 == wanted => wanted = more,
             FooterRead::More(_) => return Err(too_short(name, bytes.len() as u64)),
         }

@@ -23,6 +23,7 @@ pub mod index;
 pub mod layout;
 pub mod load;
 pub mod positions;
+pub mod sound;
 
 /// What a cluster's store holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -179,7 +179,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
 fn archiver(settings: &Settings, url: &str, base: Option<&BaseInfo>) -> Result<Archiver> {
     let engine: Arc<dyn Engine> = Arc::from(engine::by_url(url)?);
     Ok(Archiver {
-        store: settings.store()?,
+        store: settings.one_store()?,
         cluster: settings.cluster.clone(),
         engine: Arc::clone(&engine),
         url: url.to_owned(),

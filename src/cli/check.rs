@@ -101,21 +101,22 @@ fn configuration(settings: &Settings) -> Finding {
 
 /// What the store guarantees. Gives the archive in it, if there is one.
 async fn look_at_store(settings: &Settings, findings: &mut Vec<Finding>) -> Result<Option<Archive>> {
-    let store = settings.store()?;
-    let layout = Layout::new(settings.cluster.clone());
-    let found = probe(store.as_ref(), &layout.probes()).await?;
-    let short = found.shortcomings();
-    if short.is_empty() {
-        findings.push(ok("store", format!("{}: creates once, reads back what was written", store.location())));
-    } else {
-        findings.push(Finding {
-            subject: "store".into(),
-            level: if found.fences() || found.remote { Level::Warning } else { Level::Critical },
-            message: format!("{}: {}", store.location(), short.join("; ")),
-            cure: Some(found.cure().into()),
-        });
+    for store in settings.stores()? {
+        let layout = Layout::new(settings.cluster.clone());
+        let found = probe(store.as_ref(), &layout.probes()).await?;
+        let short = found.shortcomings();
+        if short.is_empty() {
+            findings.push(ok("store", format!("{}: creates once, reads back what was written", store.location())));
+        } else {
+            findings.push(Finding {
+                subject: "store".into(),
+                level: if found.fences() || found.remote { Level::Warning } else { Level::Critical },
+                message: format!("{}: {}", store.location(), short.join("; ")),
+                cure: Some(found.cure().into()),
+            });
+        }
     }
-    match Archive::open(store, &settings.cluster).await {
+    match Archive::open(settings.store()?, &settings.cluster).await {
         Ok(archive) => {
             findings.push(ok("archive", format!("of {} system {}", archive.identity.engine, archive.identity.system)));
             Ok(Some(archive))

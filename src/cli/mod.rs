@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
 use crate::restore::position::place_at;
+use crate::store::Store;
 
 pub mod output;
 pub mod settings;
@@ -24,6 +25,7 @@ pub mod time;
 mod archive;
 mod backup;
 mod check;
+mod copy;
 mod demo;
 mod export;
 mod init;
@@ -84,6 +86,8 @@ enum Verb {
     Export(export::Args),
     /// Prove that the archive is whole
     Verify(verify::Args),
+    /// Copy to one store what it lacks of another's archive: a mirror, or what fell behind
+    Copy(copy::Args),
     /// Print the statements that give a role what archiving needs
     Grants(meta::GrantsArgs),
     /// Print a shell completion script
@@ -157,6 +161,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Verb::WalPush(args) => wal_push::run(&settings, &args).await,
         Verb::Export(args) => export::run(&settings, &args).await,
         Verb::Verify(args) => verify::run(&settings, &args).await,
+        Verb::Copy(args) => copy::run(&settings, &args).await,
         Verb::Grants(args) => meta::grants(&settings, &args),
         Verb::Completions(args) => meta::completions(&args),
         Verb::Man => meta::man(),
@@ -175,8 +180,12 @@ struct Opened {
 }
 
 impl Opened {
+    /// To read from.
     async fn open(settings: &Settings) -> Result<Self> {
-        let store = settings.store()?;
+        Self::at(settings.store()?, settings).await
+    }
+
+    async fn at(store: Arc<dyn Store>, settings: &Settings) -> Result<Self> {
         if let Some(root) = store.local_root()
             && !root.exists()
         {

@@ -208,7 +208,8 @@ fn report(planned: &Planned, request: &Request, outcome: &Outcome, source: &LogS
         text.push_str(&format!("laid out             {}\n", request.to.display()));
         text.push_str(&format!(
             "next                 start PostgreSQL on it: it recovers by itself; its user must be able to run {} and to read the store {}\n",
-            source.program, source.store
+            source.program,
+            source.stores.join(" and ")
         ));
     }
     text.push_str(&format!("written              {}", size(outcome.bytes_written)));
@@ -230,27 +231,30 @@ fn report(planned: &Planned, request: &Request, outcome: &Outcome, source: &LogS
 /// From where, and with what, a server elsewhere gets its log.
 struct LogSource {
     program: String,
-    store: String,
+    stores: Vec<String>,
 }
 
 impl LogSource {
     fn find(settings: &Settings) -> Result<Self> {
         let program = std::env::current_exe().map_err(|e| Error::failure("cannot find my own program").because(e))?;
-        let store = settings.store_url().unwrap_or_default();
-        let store = if store.contains("://") {
-            store.to_owned()
-        } else {
-            std::path::absolute(store).map_err(|e| Error::io("find", Path::new(store), e))?.display().to_string()
+        let absolute = |store: &String| {
+            if store.contains("://") {
+                return Ok(store.clone());
+            }
+            let path = std::path::absolute(store).map_err(|e| Error::io("find", Path::new(store), e))?;
+            Ok(path.display().to_string())
         };
-        Ok(Self { program: program.display().to_string(), store })
+        let stores = settings.store_urls().iter().map(absolute).collect::<Result<_>>()?;
+        Ok(Self { program: program.display().to_string(), stores })
     }
 
     /// The `restore_command`, which gives the log up to the cut whatever is archived later.
     fn command(&self, settings: &Settings, cut: &Position) -> String {
+        let stores: String =
+            self.stores.iter().map(|store| format!(" --store {}", restore_command_word(store))).collect();
         format!(
-            "{} --store {} --cluster {} wal-fetch --until {} %f \"%p\"",
+            "{}{stores} --cluster {} wal-fetch --until {} %f \"%p\"",
             restore_command_word(&self.program),
-            restore_command_word(&self.store),
             settings.cluster,
             restore_command_word(&cut.0)
         )

@@ -13,6 +13,7 @@ use crate::engine::{Axis, Engine};
 use crate::error::{Error, Result};
 use crate::model::cluster::ClusterName;
 use crate::segment::codec::Compression;
+use crate::store::several::Several;
 use crate::store::{self, Store};
 
 /// Files looked for when `--config` names none.
@@ -27,9 +28,10 @@ const SLOT: &str = "pitr";
 /// Options every verb takes, before or after its name.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Where archives are: a directory, file:///DIR, or s3://BUCKET/PREFIX?endpoint=URL&region=NAME
+    /// Where archives are: a directory, file:///DIR, or s3://BUCKET/PREFIX?endpoint=URL&region=NAME.
+    /// Verbs that read take several
     #[arg(long, global = true, env = "PITR_STORE", value_name = "URL")]
-    pub store: Option<String>,
+    pub store: Vec<String>,
     /// Name of the cluster in the store [default: main]
     #[arg(long, global = true, env = "PITR_CLUSTER", value_name = "NAME")]
     pub cluster: Option<String>,
@@ -71,7 +73,7 @@ pub enum LogFormat {
 /// What the command line, the environment and the file mean together.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    store: Option<String>,
+    stores: Vec<String>,
     /// Name of the cluster in the store.
     pub cluster: ClusterName,
     source: Option<String>,
@@ -175,12 +177,13 @@ impl Settings {
         };
         let mut clusters = file.cluster;
         let ours = clusters.remove(cluster.as_str()).unwrap_or_default();
-        if file.store.len() > 1 {
-            return Err(Error::config("more than one [[store]] is configured, which this version does not support"));
-        }
         let stream = Stream::resolve(&ours.stream, &file.stream)?;
         Ok(Self {
-            store: global.store.clone().or_else(|| file.store.into_iter().next().map(|store| store.url)),
+            stores: if global.store.is_empty() {
+                file.store.into_iter().map(|store| store.url).collect()
+            } else {
+                global.store.clone()
+            },
             cluster,
             source: global.source.clone().or(ours.source),
             slot: ours.slot,
@@ -190,27 +193,52 @@ impl Settings {
         })
     }
 
-    /// The store.
+    /// The store to read from: several as one, if several are named.
     ///
     /// # Errors
-    /// [`crate::Kind::Config`] when none is named, or it is none.
+    /// [`crate::Kind::Config`] when none is named, or one is none.
     pub fn store(&self) -> Result<Arc<dyn Store>> {
+        let mut stores = self.stores()?;
+        match (stores.pop(), stores.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (last, _) => Ok(Arc::new(Several::new(stores.into_iter().chain(last).collect()))),
+        }
+    }
+
+    /// Each of the stores by itself.
+    ///
+    /// # Errors
+    /// As [`Settings::store`].
+    pub fn stores(&self) -> Result<Vec<Arc<dyn Store>>> {
+        if self.stores.is_empty() {
+            return Err(no_store());
+        }
+        self.stores.iter().map(|url| store::url::open(url)).collect()
+    }
+
+    /// The one store to write to.
+    ///
+    /// # Errors
+    /// As [`Settings::store`]; [`crate::Kind::Config`] when several are named.
+    pub fn one_store(&self) -> Result<Arc<dyn Store>> {
         store::url::open(self.named_store()?)
     }
 
-    /// The store, made when it is not there.
+    /// The one store to write to, made when it is not there.
     ///
     /// # Errors
-    /// As [`Settings::store`]; [`crate::Kind::StoreUnreachable`] when it cannot be made.
+    /// As [`Settings::one_store`]; [`crate::Kind::StoreUnreachable`] when it cannot be made.
     pub fn make_store(&self) -> Result<Arc<dyn Store>> {
         store::url::make(self.named_store()?)
     }
 
     fn named_store(&self) -> Result<&str> {
-        self.store.as_deref().ok_or_else(|| {
-            Error::config("no store is named")
-                .hint("give --store DIR, set PITR_STORE, or put [[store]] url = \"DIR\" into pitr.toml")
-        })
+        match self.stores.as_slice() {
+            [] => Err(no_store()),
+            [only] => Ok(only),
+            several => Err(Error::config(format!("{} stores are named, and this verb writes to one", several.len()))
+                .hint("name it with --store; `pitr copy FROM TO` brings another one up to it")),
+        }
     }
 
     /// The source.
@@ -238,10 +266,10 @@ impl Settings {
         typed.slot.clone().or_else(|| self.slot.clone()).unwrap_or_else(|| SLOT.to_owned())
     }
 
-    /// The store's URL as given, if any.
+    /// The stores' URLs as given.
     #[must_use]
-    pub fn store_url(&self) -> Option<&str> {
-        self.store.as_deref()
+    pub fn store_urls(&self) -> &[String] {
+        &self.stores
     }
 }
 
@@ -266,6 +294,11 @@ impl Stream {
             spool_bytes: parse_size(&pick(&ours.spool_size, &all.spool_size, SPOOL_SIZE))?,
         })
     }
+}
+
+fn no_store() -> Error {
+    Error::config("no store is named")
+        .hint("give --store DIR, set PITR_STORE, or put [[store]] url = \"DIR\" into pitr.toml")
 }
 
 fn read_file(asked: Option<&Path>) -> Result<(FileSettings, Option<PathBuf>)> {
@@ -338,6 +371,30 @@ mod tests {
         for bad in ["", "0s", "-1s", "soon"] {
             assert_eq!(parse_duration(bad).unwrap_err().kind().exit_code(), 5, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn several_stores_are_for_reading_and_flags_come_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pitr.toml");
+        std::fs::write(&path, "[[store]]\nurl = \"/a\"\n[[store]]\nurl = \"s3://backups/team\"\n").unwrap();
+        let global = |store: &[&str]| Global {
+            store: store.iter().map(|store| (*store).to_owned()).collect(),
+            cluster: None,
+            source: None,
+            config: Some(path.clone()),
+            json: false,
+            verbose: 0,
+            log_format: LogFormat::Text,
+        };
+        let both = Settings::resolve(&global(&[])).unwrap();
+        assert_eq!(both.store().unwrap().location(), "/a and s3://backups/team");
+        for error in [both.one_store().err().unwrap(), both.make_store().err().unwrap()] {
+            assert_eq!(error.kind().exit_code(), 5, "{error}");
+        }
+        let one = Settings::resolve(&global(&["/c"])).unwrap();
+        assert_eq!(one.store().unwrap().location(), "/c");
+        assert_eq!(one.one_store().unwrap().location(), "/c");
     }
 
     #[test]

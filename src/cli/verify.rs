@@ -1,6 +1,7 @@
 //! `pitr verify`: proves that the archive is whole, and names what is not.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -8,19 +9,16 @@ use super::Opened;
 use super::output::{self, Progress, size};
 use super::settings::Settings;
 use crate::base;
-use crate::catalog::archive::bases;
+use crate::catalog::archive::{Archive, bases};
 use crate::catalog::layout::ObjectName;
+use crate::catalog::load;
 use crate::catalog::{Catalog, Holder, SegmentInfo};
+use crate::copy::repair::{Repaired, repair};
 use crate::engine::{Detail, ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
 use crate::plan;
-use crate::segment::read::{FooterRead, read_footer};
-use crate::store::Part;
-
-/// Bytes of a segment's end read at first: nearly every footer fits.
-const FOOTER_GUESS_BYTES: u64 = 4096;
 
 /// Options of `pitr verify`.
 #[derive(Debug, clap::Args)]
@@ -28,6 +26,10 @@ pub(super) struct Args {
     /// Read and check every byte, not only names, footers and manifests
     #[arg(long)]
     read_data: bool,
+    /// First replace what is damaged or missing in one store by what another has intact, and then read
+    /// and check every byte; asks for two --store or more
+    #[arg(long)]
+    repair: bool,
 }
 
 #[derive(Serialize, Default)]
@@ -38,6 +40,9 @@ struct Document {
     bases: u64,
     packs: u64,
     bytes_read: u64,
+    repaired: Vec<String>,
+    /// Objects that a store lacked and another had.
+    copied: u64,
     gaps: Vec<String>,
     problems: Vec<String>,
 }
@@ -45,16 +50,21 @@ struct Document {
 /// Walks everything. A gap is told; a damaged or missing object is exit 13.
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let opened = Opened::open(settings).await?;
-    let mut walk = Walk { opened: &opened, read_data: args.read_data, found: Document::default() };
-    walk.footers().await?;
-    let catalog = opened.archive.catalog(opened.engine.as_ref()).await;
-    let catalog = walk.note(catalog)?;
-    if let Some(catalog) = &catalog {
-        walk.catalog(catalog).await?;
+    let read_data = args.read_data || args.repair;
+    let archives: Vec<Archive> =
+        settings.stores()?.into_iter().map(|store| Archive { store, ..opened.archive.clone() }).collect();
+    let mut found = Document { read_data, ..Document::default() };
+    if args.repair {
+        put_right(settings, &opened, &archives, &mut found).await?;
     }
-    walk.bases(catalog.as_ref()).await?;
-    let mut found = walk.found;
-    found.read_data = args.read_data;
+    let one_of_several = archives.len() > 1;
+    for archive in archives {
+        let opened = Opened { archive, engine: Arc::clone(&opened.engine) };
+        let mut walk = Walk { opened: &opened, read_data, found: Document::default() };
+        walk.all().await?;
+        let place = if one_of_several { format!("{}: ", opened.archive.store.location()) } else { String::new() };
+        found.add(walk.found, &place);
+    }
     found.sound = found.problems.is_empty();
     if settings.json {
         output::print_json(&found)?;
@@ -69,6 +79,36 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     }
 }
 
+/// Repairs, and takes note of what was done and of what could not be done.
+async fn put_right(settings: &Settings, opened: &Opened, archives: &[Archive], found: &mut Document) -> Result<()> {
+    if archives.len() < 2 {
+        return Err(Error::usage("--repair takes what is intact from another store, and one store is named")
+            .hint("name the copies, too: --store URL --store URL"));
+    }
+    let engine = opened.engine.as_ref();
+    let progress = Progress::bytes("repair");
+    let compression = settings.stream.compression_for(engine);
+    let done = repair(archives, engine, compression, &|done, of| progress.set(done, Some(of))).await;
+    progress.finish();
+    let Repaired { objects, copied, left } = done?;
+    (found.repaired, found.copied) = (objects, copied);
+    found.problems = left.into_iter().map(|problem| format!("{}: {}", problem.object, problem.problem)).collect();
+    Ok(())
+}
+
+impl Document {
+    /// Adds what was found in one of several stores.
+    fn add(&mut self, one: Self, place: &str) {
+        self.segments += one.segments;
+        self.bases += one.bases;
+        self.packs += one.packs;
+        self.bytes_read += one.bytes_read;
+        let told = |text: String| format!("{place}{text}");
+        self.gaps.extend(one.gaps.into_iter().map(told));
+        self.problems.extend(one.problems.into_iter().map(told));
+    }
+}
+
 struct Walk<'a> {
     opened: &'a Opened,
     read_data: bool,
@@ -76,6 +116,16 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    async fn all(&mut self) -> Result<()> {
+        self.footers().await?;
+        let catalog = self.opened.archive.catalog(self.opened.engine.as_ref()).await;
+        let catalog = self.note(catalog)?;
+        if let Some(catalog) = &catalog {
+            self.catalog(catalog).await?;
+        }
+        self.bases(catalog.as_ref()).await
+    }
+
     /// Takes note of a corruption and goes on; any other error ends the walk.
     fn note<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
         match result {
@@ -106,24 +156,14 @@ impl Walk<'_> {
                 continue;
             };
             self.found.segments += 1;
-            let footer = self.footer(&object.name, timeline, range, epoch).await;
+            let expected = archive.expected(timeline, range, epoch);
+            let footer = load::footer(archive.store.as_ref(), &object.name, &expected).await;
+            if footer.is_err() && archive.store.head(&object.name).await?.is_none() {
+                continue;
+            }
             self.note(footer)?;
         }
         Ok(())
-    }
-
-    async fn footer(&self, name: &str, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<()> {
-        let archive = &self.opened.archive;
-        let expected = archive.expected(timeline, range, epoch);
-        let mut want = FOOTER_GUESS_BYTES;
-        loop {
-            let Some(bytes) = archive.store.get(name, Part::Last(want)).await? else { return Ok(()) };
-            match read_footer(name, &expected, &bytes)? {
-                FooterRead::Done(_) => return Ok(()),
-                FooterRead::More(more) if more > want => want = more,
-                FooterRead::More(_) => return Err(Error::corruption(format!("{name} is too short for its footer"))),
-            }
-        }
     }
 
     async fn catalog(&mut self, catalog: &Catalog) -> Result<()> {
@@ -243,6 +283,12 @@ fn text(found: &Document) -> String {
     };
     let mut text =
         format!("checked {depth}: {} segments, {} base backups, {} packs\n", found.segments, found.bases, found.packs);
+    for repaired in &found.repaired {
+        text.push_str(&format!("repaired {repaired}\n"));
+    }
+    if found.copied > 0 {
+        text.push_str(&format!("copied   {} objects that a store lacked and another had\n", found.copied));
+    }
     for gap in &found.gaps {
         text.push_str(&format!("gap      {gap}\n"));
     }

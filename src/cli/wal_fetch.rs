@@ -113,7 +113,12 @@ async fn deliver(
     }
     sweep(path.parent().unwrap_or(Path::new(".")));
     let files = TimelineFiles::around(&opened.archive, timeline, wanted).await?;
-    let parts = match files.holding(wanted) {
+    let holding = files.holding(wanted);
+    if !matches!(holding, Holding::Whole(_)) {
+        // A store that does not answer may hold the rest: the log must not seem to end here.
+        opened.archive.store.all_answered()?;
+    }
+    let parts = match holding {
         Holding::Whole(parts) => parts,
         Holding::Beginning(parts) if until == NO_END || reaches(&parts, wanted.end) => parts,
         Holding::Beginning(_) | Holding::Nothing => Vec::new(),
@@ -175,7 +180,7 @@ fn start_ahead(settings: &Settings, args: &Args, name: &str) -> Result<()> {
     fs::create_dir_all(&ready).map_err(|e| Error::io("create", &ready, e))?;
     let program = std::env::current_exe().map_err(|e| Error::failure("cannot find my own program").because(e))?;
     let mut command = Command::new(program);
-    if let Some(store) = settings.store_url() {
+    for store in settings.store_urls() {
         command.args(["--store", store]);
     }
     command.args(["--cluster", settings.cluster.as_str(), "wal-fetch", "--ahead"]);

@@ -40,7 +40,7 @@ pub(super) struct Args {
 
 /// Stores a log file or history.
 pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
-    let opened = Opened::open(settings).await?;
+    let opened = Opened::at(settings.one_store()?, settings).await?;
     let files = opened.engine.log_files(&opened.archive.identity);
     let name = args.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let bytes = fs::read(&args.path).map_err(|e| Error::io("read", &args.path, e))?;

@@ -4,6 +4,7 @@
 //! disk both keep; `conformance` is the suite every implementation passes.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,11 +14,13 @@ use crate::error::Result;
 use crate::model::time::Timestamp;
 
 pub mod conformance;
+pub mod intact;
 pub mod local;
 pub mod memory;
 mod name;
 pub mod probe;
 pub mod s3;
+pub mod several;
 pub mod url;
 
 /// Why a store refused: whoever asked has not the right.
@@ -147,6 +150,20 @@ pub trait Store: Send + Sync {
     /// keep two archivers apart.
     async fn overwrites(&self) -> bool {
         false
+    }
+
+    /// The stores it consists of, each with its own copy of the objects; none, if it is one.
+    fn several(&self) -> &[Arc<dyn Store>] {
+        &[]
+    }
+
+    /// Whether all of the stores that it consists of have answered when they were asked last. What was not
+    /// listed is proven to be nowhere only then.
+    ///
+    /// # Errors
+    /// What the one said that did not.
+    fn all_answered(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Where this store is, as a URL without secrets.

@@ -17,6 +17,7 @@ mod bad_input;
 mod base;
 mod cli;
 mod connect;
+mod copy;
 mod crash;
 mod damage;
 mod failover;

@@ -15,19 +15,19 @@ use crate::model::offset::OffsetRange;
 use crate::model::timeline::TimelineId;
 
 /// A segment, as its name tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Named {
-    pub(super) range: OffsetRange,
-    pub(super) epoch: u32,
-    pub(super) codec: Codec,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Named {
+    pub(crate) range: OffsetRange,
+    pub(crate) epoch: u32,
+    pub(crate) codec: Codec,
 }
 
 impl Named {
-    pub(super) const fn object(&self, timeline: TimelineId) -> ObjectName {
+    pub(crate) const fn object(&self, timeline: TimelineId) -> ObjectName {
         ObjectName::Segment { timeline, range: self.range, epoch: self.epoch, codec: self.codec }
     }
 
-    pub(super) fn name(&self, layout: &Layout, timeline: TimelineId) -> String {
+    pub(crate) fn name(&self, layout: &Layout, timeline: TimelineId) -> String {
         layout.name(&self.object(timeline))
     }
 }
@@ -37,7 +37,7 @@ impl Named {
 ///
 /// # Errors
 /// [`crate::Kind::Corruption`] naming two objects that contradict each other.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     layout: &Layout,
     timeline: TimelineId,
     mut all: Vec<Named>,

@@ -22,7 +22,7 @@ use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::segment::cutter::NO_FILES;
-use crate::segment::read::{self, Expected};
+use crate::segment::read::{Expected, decode_to_vec};
 use crate::segment::trailer::{Finder, Trailer};
 use crate::store::Part;
 
@@ -253,15 +253,10 @@ impl Loader<'_> {
             let bytes = self.get(&name, part).await?;
             return scanner.feed(&bytes, &mut ignored);
         }
-        let object = self.get(&name, Part::All).await?;
         let expected =
             Expected { cluster: self.layout.cluster().clone(), timeline, range: info.range, epoch: info.epoch };
-        let mut at = info.range.start;
-        read::decode(&name, &expected, &object, &mut |piece| {
-            let skip = usize::try_from(scanner.offset().since(at)).unwrap_or(usize::MAX).min(piece.len());
-            at = at.checked_add(piece.len() as u64).unwrap_or(at);
-            scanner.feed(piece.get(skip..).unwrap_or_default(), &mut ignored)
-        })?;
-        Ok(())
+        let raw = self.read(&name, |object| decode_to_vec(&name, &expected, object).map(|(_, raw)| raw)).await?;
+        let skip = usize::try_from(scanner.offset().since(info.range.start)).unwrap_or(usize::MAX);
+        scanner.feed(raw.get(skip..).unwrap_or_default(), &mut ignored)
     }
 }

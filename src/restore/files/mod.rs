@@ -27,7 +27,7 @@ use crate::base::manifest::{FileKind, Manifest};
 use crate::base::table::ChunkRecord;
 use crate::catalog::layout::{Layout, ObjectName};
 use crate::error::{Error, Result};
-use crate::store::{Part, Store};
+use crate::store::{Part, Store, intact};
 
 mod place;
 #[cfg(test)]
@@ -240,10 +240,10 @@ impl Run<'_> {
         let worker = |own: usize| async move {
             let mut scratch = Scratch::default();
             while let Some(unit) = shares.next(own).and_then(|index| units.get(index)) {
-                let whole = self.read(&unit.whole).await?;
+                let whole = self.read(unit, unit.whole).await?;
                 let mut deltas = Vec::with_capacity(unit.deltas.len());
                 for read in &unit.deltas {
-                    deltas.push(self.read(read).await?);
+                    deltas.push(self.read(unit, *read).await?);
                 }
                 let (job, unit) = (self.job.clone(), unit.clone());
                 let (done, kept) = blocking(move || {
@@ -260,10 +260,20 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn read(&self, read: &Read) -> Result<Bytes> {
+    /// A part of a pack. Where several stores have it, it is looked at before one of them is believed.
+    async fn read(&self, unit: &Arc<Unit>, read: Read) -> Result<Bytes> {
         let name = self.job.pack_name(read.pack);
         let part = Part::Range { start: u64::from(read.start), len: u64::from(read.end - read.start) };
-        self.store.get(&name, part).await?.ok_or_else(|| {
+        let bytes = if self.store.several().is_empty() {
+            self.store.get(&name, part).await?
+        } else {
+            let checked = |bytes: Bytes| {
+                let (job, unit) = (self.job.clone(), unit.clone());
+                blocking(move || place::check(&job, &unit, read, &bytes).map(|()| bytes))
+            };
+            intact::read(self.store.as_ref(), &name, part, checked).await?
+        };
+        bytes.ok_or_else(|| {
             Error::corruption(format!(
                 "pack {name}, which base {} needs, is missing from {}",
                 self.job.base.manifest.id,

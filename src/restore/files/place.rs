@@ -115,6 +115,28 @@ fn make_from_delta(
 }
 
 /// The bytes of an entry in what was read.
+/// Whether `bytes`, which `read` gave, hold the entries that the pieces of `unit` are to be made from.
+///
+/// # Errors
+/// [`crate::Kind::Corruption`] naming the pack.
+pub(super) fn check(job: &Job, unit: &Unit, read: Read, bytes: &Bytes) -> Result<()> {
+    let name = job.pack_name(read.pack);
+    for piece in &unit.pieces {
+        let record = job.chunk(piece)?;
+        for place in record.places().filter(|place| read.holds(*place)) {
+            let entry = Entry::parse(&name, part(&name, &read, bytes, place)?)?;
+            let is_anchor = record.delta.is_some() && place == record.whole;
+            if !is_anchor && entry.hash != record.hash {
+                return Err(Error::corruption(format!(
+                    "pack {name} has chunk {} in place of {}",
+                    entry.hash, record.hash
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn part<'a>(name: &str, read: &Read, bytes: &'a Bytes, place: Place) -> Result<&'a [u8]> {
     let start = place.extent.offset.checked_sub(read.start).map(|start| start as usize);
     start
