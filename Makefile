@@ -4,13 +4,14 @@
 
 CARGO ?= cargo
 SECONDS_PER_TARGET ?= 60
+SOAK_ROUNDS ?= 1000
 # Of what kind the server of the demonstration is: postgres, mariadb or mysql.
 ENGINE ?= postgres
 # A test waits at times: half as many again as there are processors keep these busy.
 export RUST_TEST_THREADS ?= $(shell expr $$(nproc) \* 3 / 2)
 DEMO_BIN_DIR = $(if $(filter mysql,$(ENGINE)),--bin-dir .deps/mysql-9.7/bin)
 
-.PHONY: help demo test test-garage test-unit bench lint fmt doc fuzz toolchain deps deps-demo deps-test deps-garage deps-bench clean
+.PHONY: help demo test test-garage soak test-unit bench lint fmt doc fuzz toolchain deps deps-demo deps-test deps-garage deps-bench clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /\t/' | expand -t 14
@@ -23,6 +24,9 @@ test: toolchain deps-test ## every test, with real servers
 
 test-garage: toolchain deps-garage ## archives in Garage, an S3 service whose nodes die (it is built at first, in minutes)
 	$(CARGO) test --locked --test it garage:: -- --ignored
+
+soak: toolchain deps-test ## faults at random for SOAK_ROUNDS (1000) rounds, each with a seed of its own that is printed
+	PITR_S3_ROUNDS=$(SOAK_ROUNDS) PITR_MODEL_SCRIPTS=$(SOAK_ROUNDS) $(CARGO) test --locked --test it -- nothing_is_lost store_model --nocapture
 
 test-unit: toolchain ## only the tests that need no server
 	$(CARGO) test --locked --lib --bins

@@ -32,7 +32,7 @@ pub(super) struct Args {
     #[command(flatten)]
     spool: SpoolArgs,
     /// Wait until another archiver of this archive has been silent for TIME while the server has new log, and take over
-    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s")]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "90s")]
     standby: Option<String>,
     /// Take no base backup
     #[arg(long)]

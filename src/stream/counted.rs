@@ -50,7 +50,7 @@ impl Run<'_> {
             .hint("is its history.json gone? `pitr verify` tells")
         })?;
         let from = Resume { timeline, offset: ready.start, position };
-        self.empty_spool().await?;
+        self.empty_spool(&catalog, timeline, ready.start).await?;
         match source.stream(&from).await {
             Ok(()) => Ok(Some(Begun { source, server, slot_start: None, history: None, catalog, timeline, ready })),
             Err(error) if error.kind() == Kind::Absent => {

@@ -91,7 +91,7 @@ impl Run<'_> {
         self.epoch.check(self.archive.store.as_ref()).await?;
         if !tail.bytes.is_empty() {
             let (epoch, compression) = (self.epoch.number(), self.archiver.settings.compression);
-            self.archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
+            self.with_spool().create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
         }
         self.with_spool().store.delete(&tail.object).await
     }

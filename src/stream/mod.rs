@@ -16,10 +16,10 @@ use rand::Rng;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::catalog::Catalog;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::{self, Epoch};
 use crate::catalog::load::Known;
+use crate::catalog::{Catalog, Holder, TimelineLog};
 use crate::engine::{Axis, Engine, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, ServerState};
@@ -158,16 +158,28 @@ impl Archiver {
     /// [`Kind::Fenced`], another database at the source, a history that parted from the
     /// archive's, log that twice failed its checksum.
     pub async fn run(&self, stop: watch::Receiver<bool>, report: &watch::Sender<Report>) -> Result<()> {
-        if let Some(patience) = self.settings.standby
-            && !standby::wait(self, patience, &stop).await?
-        {
-            return Ok(());
+        let spool = self.open_spool().await?;
+        if let Some(patience) = self.settings.standby {
+            if let Some(spool) = &spool
+                && spool.holds_log().await?
+            {
+                return Err(Error::config(format!(
+                    "the spool {} holds log that the store may lack, and nobody brings it there from a standby",
+                    spool.root().display()
+                ))
+                .hint("run `pitr archive` without --standby first: it takes over at once"));
+            }
+            if !standby::wait(self, patience, &stop).await? {
+                return Ok(());
+            }
         }
         let Some(connected) = unless_stopped(&stop, self.connect()).await else { return Ok(()) };
         let (source, server) = connected?;
-        let spool = self.open_spool().await?;
         let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), CLAIMED_BY).await?;
+        if let Some(spool) = &spool {
+            spool.own(&epoch)?;
+        }
         let (store, now) = (Arc::clone(&archive.store), self.clock.now());
         tokio::spawn(async move {
             match store.sweep(now).await {
@@ -323,12 +335,21 @@ impl Run<'_> {
         Archive { store, layout, identity }
     }
 
-    /// Brings what waits in the spool to the store: before anything is streamed behind it.
-    async fn empty_spool(&self) -> Result<()> {
-        match &self.spool {
-            Some(spool) => spool.drain(&self.archive).await,
-            None => Ok(()),
+    /// Brings what waits in the spool to the store, before anything is streamed behind `start`, where `timeline` goes on.
+    async fn empty_spool(&self, catalog: &Catalog, timeline: TimelineId, start: Offset) -> Result<()> {
+        let Some(spool) = &self.spool else { return Ok(()) };
+        for other in spool.timelines().await? {
+            if other == timeline {
+                continue;
+            }
+            let Some((count, end)) = catalog.timelines.get(&other).and_then(TimelineLog::unbroken) else { continue };
+            let segments = catalog.timelines.get(&other).map(|log| log.segments.as_slice()).unwrap_or_default();
+            if segments.iter().take(count).any(|segment| segment.holder == Holder::Tail) {
+                self.close_tail(catalog, other).await?;
+            }
+            spool.drain(&self.archive, other, end).await?;
         }
+        spool.drain(&self.archive, timeline, start).await
     }
 
     /// What the archive and the spool hold; each damaged object is told once.

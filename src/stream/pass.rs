@@ -148,7 +148,7 @@ impl Run<'_> {
             }
         };
         self.outrank_damaged(&catalog, timeline, ready.start).await?;
-        self.empty_spool().await?;
+        self.empty_spool(&catalog, timeline, ready.start).await?;
         source.stream(&self.resume(timeline, ready.start)).await?;
         Ok(Some(Begun { source, server, slot_start, history, catalog, timeline, ready }))
     }
@@ -179,6 +179,9 @@ impl Run<'_> {
         // Kept until it is known to be there: it may be, without an answer.
         self.claim = Some(body.clone());
         self.epoch = self.epoch.succeed(self.archive.store.as_ref(), &self.archive.layout, &body).await?;
+        if let Some(spool) = &self.spool {
+            spool.own(&self.epoch)?;
+        }
         (self.claim, self.late) = (None, false);
         self.creates.store(false, Ordering::Relaxed);
         Ok(())

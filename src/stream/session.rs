@@ -224,6 +224,10 @@ impl Session<'_> {
                 }
                 _ = tick.tick() => {
                     let now = *progress.borrow();
+                    if queue.capacity() == 0 {
+                        // It is us who do not listen.
+                        heard = tokio::time::Instant::now();
+                    }
                     if heard.elapsed() > SILENCE_MAX {
                         return Err(Error::new(crate::Kind::DatabaseUnreachable, format!(
                             "the server has been silent for {} seconds", SILENCE_MAX.as_secs())));

@@ -8,8 +8,9 @@
 //! Where the archive counts the offsets, another archiver may have given them to other log meanwhile. What lies here is set aside
 //! then, and named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,22 +18,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
 use crate::catalog::archive::Archive;
+use crate::catalog::fence::Epoch;
 use crate::catalog::layout::{Layout, ObjectName};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::ClusterName;
-use crate::model::offset::OffsetRange;
-use crate::model::time::Timestamp;
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::time::{Clock, SystemClock, Timestamp};
+use crate::model::timeline::TimelineId;
 use crate::store::local::{LocalStore, make_folder};
 use crate::store::{Created, ObjectInfo, Part, Store};
 
 /// Files as large as a segment that lie in a spool beside those that wait: the tails of segments on their way, the open one, and
 /// zeroed files for the next.
 const TAILS: u64 = 6;
+
+const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// The smallest limit of a spool whose segments have at most `segment_bytes`.
 #[must_use]
@@ -78,7 +82,15 @@ impl Spool {
             is_full: AtomicBool::new(false),
             _lock: lock,
         };
-        let used = spool.segments().await?.iter().map(|waiting| waiting.bytes).sum();
+        // What a kept object's writer left that was killed; nobody else is at work here.
+        spool.store.sweep(Timestamp(SystemClock.now().0 + 2 * DAY_MICROS)).await?;
+        let mut used = 0;
+        let mut see = |info: ObjectInfo| {
+            if let Some(ObjectName::Segment { .. }) = spool.layout.parse(&info.name) {
+                used += info.bytes;
+            }
+        };
+        spool.store.list(&spool.layout.log(), None, false, &mut see).await?;
         spool.used.send_replace(used);
         Ok(spool)
     }
@@ -89,15 +101,21 @@ impl Spool {
         &self.root
     }
 
+    /// Whether there is room for so many bytes now.
+    #[must_use]
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let used = *self.used.borrow();
+        used == 0 || used + bytes <= self.limit
+    }
+
     /// Keeps a segment's object, durably, once there is room for it.
     ///
     /// # Errors
     /// [`Kind::StoreUnreachable`] when the disk refuses, or when there is no room and `closing` says not to wait.
     pub async fn keep(&self, name: &str, body: Vec<Bytes>, mut closing: watch::Receiver<bool>) -> Result<()> {
         let bytes = body.iter().map(|piece| piece.len() as u64).sum::<u64>();
-        let fits = |used: &u64| *used == 0 || used + bytes <= self.limit;
         let mut used = self.used.subscribe();
-        if !fits(&used.borrow()) {
+        if !self.has_room(bytes) {
             if !self.is_full.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     spool = %self.root.display(),
@@ -106,7 +124,7 @@ impl Spool {
                 );
             }
             tokio::select! {
-                _ = used.wait_for(|used| fits(used)) => {}
+                _ = used.wait_for(|used| *used == 0 || used + bytes <= self.limit) => {}
                 _ = closing.wait_for(|closing| *closing) => return Err(Error::new(
                     Kind::StoreUnreachable,
                     format!("the spool {} is full", self.root.display()),
@@ -116,10 +134,16 @@ impl Spool {
                 tracing::info!(spool = %self.root.display(), "the spool has room again");
             }
         }
-        if self.store.create(name, body).await? == Created::New {
+        self.put(name, body).await.map(drop)
+    }
+
+    async fn put(&self, name: &str, body: Vec<Bytes>) -> Result<Created> {
+        let bytes = body.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let created = self.store.create(name, body).await?;
+        if created == Created::New {
             self.used.send_modify(|used| *used += bytes);
         }
-        Ok(())
+        Ok(created)
     }
 
     /// A segment's object.
@@ -145,19 +169,6 @@ impl Spool {
         Ok(())
     }
 
-    /// The segments that wait, in the order of their timelines and starts.
-    async fn segments(&self) -> Result<Vec<ObjectInfo>> {
-        let mut waiting = Vec::new();
-        let mut see = |info: ObjectInfo| {
-            if let Some(ObjectName::Segment { .. }) = self.layout.parse(&info.name) {
-                waiting.push(info);
-            }
-        };
-        self.store.list(&self.layout.log(), None, false, &mut see).await?;
-        waiting.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(waiting)
-    }
-
     /// Sets aside what an earlier archiver left here, if another has gone on from before it: to be asked where the archive counts the
     /// offsets.
     ///
@@ -167,40 +178,99 @@ impl Spool {
         if self.is_superseded(archive).await? { self.set_aside() } else { Ok(()) }
     }
 
-    /// Brings the segments that an earlier archiver or session left here to the store, in order. What its tails hold before the last of them has to be
-    /// there.
+    /// Takes note that this spool's archiver holds an epoch: what is stored under that is no other's.
+    ///
+    /// # Errors
+    /// From the disk.
+    pub fn own(&self, epoch: &Epoch) -> Result<()> {
+        let path = self.epochs();
+        let failed = |e| Error::store_io("write", &path, e);
+        let mut file = File::options().create(true).append(true).mode(0o640).open(&path).map_err(failed)?;
+        writeln!(file, "{}", epoch.number()).and_then(|()| file.sync_all()).map_err(failed)
+    }
+
+    fn owned(&self) -> Result<HashSet<u32>> {
+        match fs::read_to_string(self.epochs()) {
+            Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(HashSet::new()),
+            Err(error) => Err(Error::store_io("read", &self.epochs(), error)),
+        }
+    }
+
+    fn epochs(&self) -> PathBuf {
+        self.root.join(self.layout.cluster().as_str()).join("epochs")
+    }
+
+    /// Whether anything waits, a tail included.
+    ///
+    /// # Errors
+    /// From the disk.
+    pub async fn holds_log(&self) -> Result<bool> {
+        let mut holds = false;
+        self.store.list(&self.layout.log(), None, false, &mut |_| holds = true).await?;
+        Ok(holds)
+    }
+
+    /// The timelines of which something waits, oldest first.
+    ///
+    /// # Errors
+    /// From the disk.
+    pub async fn timelines(&self) -> Result<Vec<TimelineId>> {
+        let folders = self.store.folders(&self.layout.log()).await?;
+        let mut timelines: Vec<TimelineId> =
+            folders.iter().filter_map(|folder| self.layout.timeline_of(folder)).collect();
+        timelines.sort_unstable();
+        Ok(timelines)
+    }
+
+    /// Brings the segments of a timeline that an earlier archiver or session left here to the store, in order, up to `end`, where its
+    /// unbroken log ends. What lies behind that follows a hole, of log that was in memory only: it was never acknowledged, and is removed.
     ///
     /// # Errors
     /// From the store and the disk; what was brought there stays.
-    pub async fn drain(&self, archive: &Archive) -> Result<()> {
-        for ObjectInfo { name, bytes } in &self.segments().await? {
-            archive.store.create(name, vec![self.read(name).await?]).await?;
+    pub async fn drain(&self, archive: &Archive, timeline: TimelineId, end: Offset) -> Result<()> {
+        let mut waiting = Vec::new();
+        let mut see = |info: ObjectInfo| match self.layout.parse(&info.name) {
+            Some(ObjectName::Segment { range, .. }) => waiting.push((range.start, range.end, info.name)),
+            Some(ObjectName::Tail { start, .. }) if start > end => waiting.push((start, Offset(u64::MAX), info.name)),
+            _ => {}
+        };
+        self.store.list(&self.layout.timeline(timeline), None, true, &mut see).await?;
+        waiting.sort();
+        for (_, to, name) in &waiting {
+            if *to <= end {
+                archive.store.create(name, vec![self.read(name).await?]).await?;
+                tracing::info!(object = name, "the spool's segment is in the store");
+            } else {
+                tracing::warn!(object = name, "log in the spool that follows a hole is read from the server again");
+            }
             self.remove(name).await?;
-            tracing::info!(object = name, bytes, "the spool's segment is in the store");
         }
         Ok(())
     }
 
-    /// Whether a later writer has given log to offsets that are given to other log here.
+    /// Whether another writer has given log to offsets that are given to other log here.
     async fn is_superseded(&self, archive: &Archive) -> Result<bool> {
+        let owned = self.owned()?;
         for folder in self.store.folders(&self.layout.log()).await? {
             let mut here = Vec::new();
             let mut see = |info: ObjectInfo| match self.layout.parse(&info.name) {
-                Some(ObjectName::Segment { range, epoch, .. }) => here.push((info.name, range.start, epoch)),
-                Some(ObjectName::Tail { start, epoch, .. }) => here.push((info.name, start, epoch)),
+                Some(ObjectName::Segment { range, epoch, .. }) => here.push((range.start, epoch)),
+                Some(ObjectName::Tail { start, epoch, .. }) => here.push((start, epoch)),
                 _ => {}
             };
             self.store.list(&folder, None, true, &mut see).await?;
-            let mut there: Vec<(String, OffsetRange, u32)> = Vec::new();
+            let mut there: Vec<(OffsetRange, u32)> = Vec::new();
             let mut see = |info: ObjectInfo| {
-                if let Some(ObjectName::Segment { range, epoch, .. }) = self.layout.parse(&info.name) {
-                    there.push((info.name, range, epoch));
+                if let Some(ObjectName::Segment { range, epoch, .. }) = self.layout.parse(&info.name)
+                    && !owned.contains(&epoch)
+                {
+                    there.push((range, epoch));
                 }
             };
             archive.store.list(&folder, None, true, &mut see).await?;
-            let is_later = |start, epoch| there.iter().any(|(_, range, of)| *of > epoch && range.end > start);
-            let mut unknown = here.iter().filter(|(name, ..)| there.iter().all(|(known, ..)| known != name));
-            if unknown.any(|(_, start, epoch)| is_later(*start, *epoch)) {
+            let is_later = |start, epoch| there.iter().any(|(range, of)| *of > epoch && range.end > start);
+            if here.iter().any(|(start, epoch)| is_later(*start, *epoch)) {
                 return Ok(true);
             }
         }
@@ -258,12 +328,12 @@ impl WithSpool {
 
 #[async_trait]
 impl Store for WithSpool {
+    /// Segments are made here: what lies before them may have to go to the store first.
     async fn create(&self, name: &str, body: Vec<Bytes>) -> Result<Created> {
-        self.of(name).create(name, body).await
-    }
-
-    async fn create_behind(&self, name: &str, body: Vec<Bytes>, turn: BoxFuture<'_, Result<()>>) -> Result<Created> {
-        self.of(name).create_behind(name, body, turn).await
+        match self.spool.layout.parse(name) {
+            Some(ObjectName::Segment { .. }) => self.spool.put(name, body).await,
+            _ => self.store.create(name, body).await,
+        }
     }
 
     async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>> {
@@ -317,14 +387,6 @@ impl Store for WithSpool {
 
     async fn settle(&self, names: &[String]) -> Result<()> {
         self.store.settle(names).await
-    }
-
-    async fn sweep(&self, now: Timestamp) -> Result<u64> {
-        Ok(self.store.sweep(now).await? + self.spool.store.sweep(now).await?)
-    }
-
-    async fn overwrites(&self) -> bool {
-        self.store.overwrites().await
     }
 
     fn location(&self) -> String {

@@ -18,6 +18,7 @@ use crate::catalog::layout::ObjectName;
 use crate::catalog::positions::end_of_log;
 use crate::engine::{Axis, Source};
 use crate::error::{Kind, Result};
+use crate::model::cluster::ServerState;
 use crate::model::offset::Offset;
 use crate::store::ObjectInfo;
 
@@ -81,10 +82,7 @@ impl Watch {
     /// Whether it is time to take over.
     async fn look(&mut self, archiver: &Archiver, patience: Duration) -> Result<bool> {
         let (mut source, server) = archiver.connect().await?;
-        let archive = match Archive::open(archiver.store.clone(), &archiver.cluster).await {
-            Err(error) if error.kind() == Kind::NoArchive => return Ok(self.is_silent_for(patience)),
-            archive => archive?,
-        };
+        let archive = Archive::open(archiver.store.clone(), &archiver.cluster).await?;
         archive.check_identity(&server.identity)?;
         let signs = self.signs_of(archiver, &archive).await?;
         if signs != self.signs {
@@ -102,7 +100,7 @@ impl Watch {
         if !self.is_silent_for(patience) {
             return Ok(false);
         }
-        if lacks_something(archiver, &archive, source.as_mut(), server.log_end).await? {
+        if lacks_something(archiver, &archive, source.as_mut(), &server).await? {
             return Ok(true);
         }
         (self.complete, self.silent) = (Some(place), None);
@@ -143,7 +141,7 @@ async fn lacks_something(
     archiver: &Archiver,
     archive: &Archive,
     source: &mut dyn Source,
-    log_end: Offset,
+    server: &ServerState,
 ) -> Result<bool> {
     let engine = archiver.engine.as_ref();
     let catalog = archive.catalog(engine).await?;
@@ -151,11 +149,12 @@ async fn lacks_something(
     else {
         return Ok(true);
     };
-    let archived = match engine.axis() {
-        Axis::Archive => end_of_log(archive, engine, *timeline, log).await?,
-        Axis::Server => None,
-    };
+    if engine.axis() == Axis::Server {
+        let boundary = log.segments.last().map_or(Offset::ZERO, |segment| segment.boundary);
+        return Ok(server.timeline > *timeline || server.log_end > boundary);
+    }
+    let archived = end_of_log(archive, engine, *timeline, log).await?;
+    // Of another server than the archive's last nobody knows how far it is ahead.
     let behind = source.log_end(archived.as_ref()).await?.and_then(|end| end.behind);
-    let boundary = log.segments.last().map_or(Offset::ZERO, |segment| segment.boundary);
-    Ok(behind.map_or(log_end > boundary, |behind| behind > 0))
+    Ok(behind.is_none_or(|behind| behind > 0))
 }

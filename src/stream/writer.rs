@@ -184,7 +184,9 @@ impl Writer {
                 if idle {
                     // What was expected of it has come, or never will.
                     self.log_end = log_end;
-                    self.close_part()?;
+                    if self.are_uploads_done() {
+                        self.close_part()?;
+                    }
                 }
                 self.confirm(log_end, time)
             }
@@ -234,8 +236,15 @@ impl Writer {
         });
         let mut segment = self.compressing(carried.start, true);
         segment.feed(carried.bytes);
-        self.open =
-            Some(Open { tail: Some(Box::new(tail)), segment, summary: carried.summary, opened, in_parts, small });
+        self.open = Some(Open {
+            tail: Some(Box::new(tail)),
+            segment,
+            summary: carried.summary,
+            opened,
+            in_parts,
+            small,
+            sent: None,
+        });
         self.tell_tail();
         if own {
             return Ok(());
@@ -333,7 +342,8 @@ impl Writer {
         let in_parts = self.setup.limits.flush_interval_micros.is_some() && !whole;
         let segment = self.compressing(self.offset, in_tail);
         let tail = if in_tail { Some(Box::new(self.new_tail(self.offset)?)) } else { None };
-        self.open = Some(Open { tail, segment, summary, opened: self.setup.clock.now(), in_parts, small: None });
+        self.open =
+            Some(Open { tail, segment, summary, opened: self.setup.clock.now(), in_parts, small: None, sent: None });
         Ok(())
     }
 
@@ -448,7 +458,12 @@ impl Writer {
             self.close(false)?;
         }
         self.close_part()?;
-        self.wait_for_uploads(0)
+        self.wait_for_uploads(0)?;
+        match self.open.take() {
+            // All of it is in the store.
+            Some(Open { tail: Some(tail), .. }) if self.setup.spool.is_some() => tail.remove(),
+            _ => Ok(()),
+        }
     }
 
     /// Closes the open segment and sends it on its way. `full` is whether it ended
@@ -457,6 +472,11 @@ impl Writer {
         self.sync_tail()?;
         let Some(mut open) = self.open.take() else { return Ok(()) };
         if open.summary.range.is_empty() {
+            return open.tail.map_or(Ok(()), |tail| tail.remove());
+        }
+        if open.sent == Some(open.summary.range) {
+            // By one small segment, which has the very name that this would have.
+            self.wait_for_uploads(0)?;
             return open.tail.map_or(Ok(()), |tail| tail.remove());
         }
         open.add_changes(&self.setup.scanner.take_changes());
@@ -472,6 +492,9 @@ impl Writer {
         let Some(open) = &mut self.open else { return Ok(()) };
         open.add_changes(&changes);
         let Some(Small { segment, summary, .. }) = open.small.take() else { return Ok(()) };
+        if summary.range.start == open.start() {
+            open.sent = Some(summary.range);
+        }
         let summary = self.closed(summary);
         let segment = segment.close(summary.clone());
         self.upload(Made { segment, tail: None, whole: false }, summary, false)

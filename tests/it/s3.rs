@@ -312,16 +312,20 @@ fn a_bit_that_changes_on_the_way_is_seen_and_named() {
     pitr.ok(["verify", "--read-data"]);
 }
 
-/// Of every three requests one goes wrong in some way, and now and then the archiver is killed.
+/// Of every three requests one goes wrong in some way, and now and then the archiver is killed; without a spool, with one, and with one that counts.
 #[test]
 fn nothing_is_lost_where_every_third_request_goes_wrong() {
     let seed = seed();
-    for round in 0..env_number("PITR_S3_ROUNDS", 2) {
+    for round in 0..env_number("PITR_S3_ROUNDS", 3) {
         let scratch = Scratch::new();
         let s3 = S3::start(&scratch);
         let server = Server::builder(&scratch, "server").wal_segment_mib(1).setting("autovacuum", "off").start();
         marker_table(&server);
-        let pitr = Pitr::in_bucket(&scratch, &s3, "db").source(&server);
+        let mut pitr = Pitr::in_bucket(&scratch, &s3, "db").source(&server);
+        if let Some(ack) = [None, Some("store"), Some("spool")][round as usize % 3] {
+            let spool = scratch.join("spool").to_str().unwrap().to_owned();
+            pitr = pitr.env("PITR_SPOOL", spool).env("PITR_ACK", ack);
+        }
         pitr.ok(["init"]);
         pitr.catch_up();
         let load = Load::markers(&scratch, &server, 2, 5);

@@ -8,6 +8,7 @@ use crate::support::load::{pgbench_tables, wait_for_wal};
 use crate::support::oracle::{assert_segments_equal_wal, segment_files};
 use crate::support::pitr::{SLOT, acknowledged, finish, inside};
 use crate::support::programs::{must, server_user, tool};
+use crate::support::s3::{Harm, S3};
 use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
 
 /// A disk in memory, seen only from within a mount namespace of its own, so that an
@@ -111,4 +112,47 @@ fn a_disk_without_room_stops_streaming_and_backups_until_there_is_some() {
     assert!(assert_segments_equal_wal(&copy.join("main"), &server, 1, end) >= 5);
     archiver.kill().unwrap();
     archiver.wait().unwrap();
+}
+
+#[test]
+fn a_spool_without_room_stops_streaming_until_there_is_some() {
+    let scratch = Scratch::new();
+    let s3 = S3::start(&scratch);
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).start();
+    pgbench_tables(&server, 1);
+    std::fs::write(scratch.join("pitr.toml"), "[stream]\nsegment_size = \"1MiB\"\nspool_size = \"16MiB\"\n").unwrap();
+    let spool = scratch.join("spool");
+    let pitr = Pitr::in_bucket(&scratch, &s3, "db").source(&server);
+    let plain = pitr.env("PITR_SPOOL", spool.to_str().unwrap()).env("PITR_ACK", "spool");
+    let disk = SmallDisk::new(&spool, 32);
+    plain.catch_up();
+
+    let log = std::fs::File::create(scratch.join("archiver.log")).unwrap();
+    let mut archiver = inside(&disk.enter(), &plain.command(["archive", "--slot", SLOT, "--no-backup"]));
+    let mut archiver = archiver.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let said = || std::fs::read_to_string(scratch.join("archiver.log")).unwrap();
+    condition("streaming", PATIENCE, || said().contains("streaming timeline").then_some(()));
+    // The files of its tails are there, and used again: only what has to wait needs room.
+    disk.fill();
+    s3.harm_when(|_| Some(Harm::Refused(503, "ServiceUnavailable")));
+    let load = Load::pgbench(&server, 2);
+    wait_for_wal(&server, 8 << 20);
+    load.stop(&server);
+    condition("the archiver to complain", PATIENCE, || said().contains("the disk is full").then_some(()));
+    s3.heal();
+    plain.ok(["verify", "--read-data"]);
+
+    disk.make_room();
+    let end = server.switch_wal();
+    condition("everything to be acknowledged", PATIENCE, || {
+        assert!(archiver.try_wait().unwrap().is_none(), "{}", said());
+        (acknowledged(&server)? >= end).then_some(())
+    });
+    archiver.kill().unwrap();
+    archiver.wait().unwrap();
+    // What only the spool has is brought to the store by the next one, on the same disk.
+    let words = ["archive", "--slot", SLOT, "--no-backup", "--exit-when-caught-up"];
+    finish(&scratch, inside(&disk.enter(), &plain.command(words))).success();
+    plain.ok(["verify", "--read-data"]);
+    assert!(assert_segments_equal_wal(&plain.cluster_dir(), &server, 1, end) >= 5);
 }

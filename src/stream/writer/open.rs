@@ -10,7 +10,7 @@ use super::compressing::Compressing;
 use crate::error::Result;
 use crate::model::changes::Changes;
 use crate::model::mark::Mark;
-use crate::model::offset::Offset;
+use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
 use crate::stream::tail::Tail;
@@ -26,6 +26,8 @@ pub(super) struct Open {
     pub(super) in_parts: bool,
     /// What has come since the last small segment.
     pub(super) small: Option<Small>,
+    /// The first small segment, if one was made.
+    pub(super) sent: Option<OffsetRange>,
 }
 
 /// A small segment being filled.

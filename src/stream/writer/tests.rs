@@ -23,6 +23,7 @@ use crate::segment::cutter::{Limits, NO_FILES};
 use crate::segment::read::{FooterRead, read_footer};
 use crate::store::local::LocalStore;
 use crate::store::{Created, ObjectInfo, Part, Store};
+use crate::stream::spool::Spool;
 
 pub(in crate::stream) const T1: TimelineId = TimelineId(1);
 const RECORD: u64 = 10;
@@ -578,6 +579,54 @@ async fn small_segments_of_a_log_without_files_become_one_when_they_are_enough()
     let expected = [&block(0)[..], &block(50), &[small(100), small(110), small(120)]].concat();
     assert_eq!((durable, place.segments()), (Offset(130), expected));
     assert_eq!(place.raw(50, 100).await, log(50, 100));
+}
+
+/// Its name would be that of the small one, and its footer another.
+#[tokio::test]
+async fn a_segment_that_one_small_one_holds_whole_is_not_made_again() {
+    let place = Place::new();
+    let mut setup = place.setup(0).await;
+    setup.tails = None;
+    setup.limits = Limits { log_file_bytes: NO_FILES, segment_bytes: 80, flush_interval_micros: Some(1) };
+    let session = Session::begin(setup);
+    session.send(0, 70).await;
+    session.flush(70).await;
+    session.queue.send(Input::Confirmed { log_end: Offset(70), time: Timestamp(77), idle: true }).await.unwrap();
+    session.send(70, 90).await;
+    let (result, durable) = session.finish(false).await;
+    result.unwrap();
+    assert_eq!((durable, place.segments()), (Offset(90), vec![range(0, 70), range(70, 90)]));
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_holds_nothing_up_where_there_is_a_spool() {
+    let place = Place::new();
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), place.archive.layout.cluster(), 1 << 20, 50).await.unwrap();
+    let folder = dir.path().join(place.archive.layout.timeline(T1));
+    let mut setup = place.setup(0).await;
+    setup.spool = Some(Arc::new(spool));
+    setup.tails = Some(Tails { root: dir.path().to_owned(), folder: folder.clone(), count: true });
+    setup.limits = Limits { log_file_bytes: NO_FILES, segment_bytes: 50, flush_interval_micros: Some(1) };
+    let all = place.doors.segments.forget_permits(usize::MAX);
+    let mut session = Session::begin(setup);
+    for end in (10..=500).step_by(10) {
+        session.send(end - 10, end).await;
+        session.queue.send(Input::Confirmed { log_end: Offset(end), time: Timestamp(1), idle: true }).await.unwrap();
+        session.durable(end).await;
+    }
+    assert_eq!(place.segments(), []);
+    let waiting = || std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.file_name());
+    let segments = || waiting().filter(|name| name.to_string_lossy().ends_with(".lz4")).count();
+    assert!(segments() >= 5, "{:?}", waiting().collect::<Vec<_>>());
+
+    place.doors.segments.add_permits(all);
+    let (result, durable) = session.finish(false).await;
+    result.unwrap();
+    assert_eq!((durable, segments()), (Offset(500), 0));
+    for start in (0..500).step_by(50) {
+        assert_eq!(place.raw(start, start + 50).await, log(start, start + 50));
+    }
 }
 
 /// What came before this writer is read from the store, and only that.

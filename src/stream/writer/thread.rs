@@ -30,6 +30,8 @@ pub fn run(
 /// may be a writer of the same epoch, with the same names.
 fn work(writer: &Mutex<Writer>, queue: &mut mpsc::Receiver<Input>) -> Result<()> {
     let result = take_groups(writer, queue);
+    // The session is to learn of an error at once, and not when the uploads are over.
+    queue.close();
     let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
     writer.open = None;
     for upload in std::mem::take(&mut writer.uploads) {

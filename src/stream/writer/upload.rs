@@ -147,7 +147,7 @@ pub(super) struct Made {
 
 /// Where a segment is on its way.
 pub(super) enum Held {
-    Memory { made: Made, _permit: OwnedSemaphorePermit },
+    Memory { made: Made, permit: OwnedSemaphorePermit },
     Spool,
 }
 
@@ -169,7 +169,7 @@ pub(super) struct Upload {
 
 impl Upload {
     pub(super) fn held(&self, made: Made, permit: OwnedSemaphorePermit) -> Held {
-        Held::Memory { made, _permit: permit }
+        Held::Memory { made, permit }
     }
 
     /// Brings a segment into the spool, and its tail to an end.
@@ -195,18 +195,17 @@ impl Upload {
         Ok(())
     }
 
-    /// Creates the segment once its `turn` has come, reports it durable, and
-    /// only then retires the tail it came from.
+    /// Creates the segment once its `turn` has come, retires the tail it came from, and reports it durable.
     pub(super) async fn create(self, held: Held, turn: Turn) -> Result<()> {
         match held {
-            Held::Memory { made, _permit } => self.create_from_memory(made, turn).await?,
+            Held::Memory { made, permit } => self.create_from_memory(made, turn, permit).await?,
             Held::Spool => self.create_from_spool(turn).await?,
         }
         self.shared.durable(self.range, self.boundary, self.newest);
         Ok(())
     }
 
-    async fn create_from_memory(&self, made: Made, turn: Turn) -> Result<()> {
+    async fn create_from_memory(&self, made: Made, turn: Turn, permit: OwnedSemaphorePermit) -> Result<()> {
         let body = made.segment.finished().await?.body;
         let (store, patience) = (self.archive.store.as_ref(), &self.shared.patience);
         let attempt = || async {
@@ -217,13 +216,19 @@ impl Upload {
             // It need not wait here.
             if self.spool_counts && made.tail.is_none() && !turn.has_come() {
                 self.spill(body, None).await?;
+                drop(permit);
                 return self.create_from_spool(turn).await;
             }
             match attempt().await {
                 Err(error) if error.kind() == Kind::StoreUnreachable => {
                     patience.tell(&error);
-                    self.spill(body, made.tail).await?;
-                    return self.create_from_spool(turn).await;
+                    // Room that only those behind this one could make is not to be waited for.
+                    if self.spool.as_ref().is_some_and(|spool| spool.has_room(bytes_of(&body))) {
+                        self.spill(body, made.tail).await?;
+                        drop(permit);
+                        return self.create_from_spool(turn).await;
+                    }
+                    patience.until_done(attempt).await
                 }
                 created => created,
             }
@@ -252,6 +257,7 @@ impl Upload {
         spool.remove(&self.name).await
     }
 
+    /// Makes sure that no later archiver has come; where the log is the same for both, that none had come a while ago.
     async fn check_epoch(&self, store: &dyn Store) -> Result<()> {
         if self.shares_log && store.local_root().is_none() {
             self.epoch.check_seldom(store).await
@@ -260,6 +266,10 @@ impl Upload {
             self.epoch.check(store).await
         }
     }
+}
+
+fn bytes_of(body: &[Bytes]) -> u64 {
+    body.iter().map(|piece| piece.len() as u64).sum()
 }
 
 /// What is due at the end of a log file, once its segments are in the store: its small segments
