@@ -6,6 +6,7 @@
 //! handled, never on the way.
 
 use std::fmt;
+use std::io::ErrorKind;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -155,10 +156,32 @@ impl Error {
         Self::new(Kind::Corruption, message)
     }
 
-    /// A [`Kind::StoreUnreachable`] from an I/O error of a local store at `path`.
+    /// A [`Kind::StoreUnreachable`] from an I/O error of a local store at `path`, with what it means for whoever runs the archive.
     #[must_use]
     pub fn store_io(doing: &str, path: &std::path::Path, error: std::io::Error) -> Self {
-        Self::new(Kind::StoreUnreachable, format!("cannot {doing} {}", path.display())).because(error)
+        // The commands in the hint need a directory that is there.
+        let at = path.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(path).display();
+        let hint = match error.kind() {
+            ErrorKind::StorageFull => Some(format!("the disk is full: make room and pitr goes on; see `df -h {at}`")),
+            ErrorKind::QuotaExceeded => {
+                Some(format!("the quota is used up: raise it and pitr goes on; see `quota` for {at}"))
+            }
+            ErrorKind::ReadOnlyFilesystem => Some(format!(
+                "the filesystem is mounted read-only, often after a disk error: see `dmesg` and `findmnt -T {at}`"
+            )),
+            ErrorKind::PermissionDenied => {
+                Some(format!("which user runs pitr, and may it write there? see `id` and `ls -ld {at}`"))
+            }
+            _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                Some("the disk reports an error: do not rely on it; see `dmesg`".to_owned())
+            }
+            _ => None,
+        };
+        let error = Self::new(Kind::StoreUnreachable, format!("cannot {doing} {}", path.display())).because(error);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 
     /// A [`Kind::Failure`] from an I/O error at `path`.

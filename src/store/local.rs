@@ -70,7 +70,7 @@ impl LocalStore {
         let root = &store.0.root;
         // What is there above it was made durable by whoever made it.
         let there = root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
-        place::make_dirs(root, there).map_err(|e| explain("make", root, e))?;
+        place::make_dirs(root, there).map_err(|e| Error::store_io("make", root, e))?;
         Ok(store)
     }
 
@@ -287,7 +287,7 @@ impl Inner {
             return Error::new(Kind::StoreUnreachable, format!("store directory {} is not there", self.root.display()))
                 .hint("is its disk mounted? `pitr init` makes a new store");
         }
-        explain(doing, path, error)
+        Error::store_io(doing, path, error)
     }
 }
 
@@ -298,33 +298,6 @@ impl Inner {
 /// [`Kind::StoreUnreachable`] when `root` is not there or the folder cannot be made.
 pub fn make_folder(root: &Path, folder: &Path) -> Result<()> {
     LocalStore::open(root)?.0.make_durable(folder)
-}
-
-/// Says what a system error means for whoever runs the archive.
-fn explain(doing: &str, path: &Path, error: io::Error) -> Error {
-    // The commands in the hint need a directory that is there.
-    let at = path.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(path).display();
-    let hint = match error.kind() {
-        io::ErrorKind::StorageFull => Some(format!("the disk is full: make room and pitr goes on; see `df -h {at}`")),
-        io::ErrorKind::QuotaExceeded => {
-            Some(format!("the quota is used up: raise it and pitr goes on; see `quota` for {at}"))
-        }
-        io::ErrorKind::ReadOnlyFilesystem => Some(format!(
-            "the filesystem is mounted read-only, often after a disk error: see `dmesg` and `findmnt -T {at}`"
-        )),
-        io::ErrorKind::PermissionDenied => {
-            Some(format!("which user runs pitr, and may it write there? see `id` and `ls -ld {at}`"))
-        }
-        _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
-            Some("the disk reports an error: do not rely on it; see `dmesg`".to_owned())
-        }
-        _ => None,
-    };
-    let error = Error::store_io(doing, path, error);
-    match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    }
 }
 
 /// Reads a part of a file. Something that is no file is not there, and neither is what lost its

@@ -178,7 +178,7 @@ fn system_errors_come_with_what_to_do() {
         (Errno::ACCESS, "which user runs pitr"),
         (Errno::IO, "see `dmesg`"),
     ] {
-        let error = explain("write", Path::new("/no-such/object"), errno.into());
+        let error = Error::store_io("write", Path::new("/no-such/object"), errno.into());
         assert_eq!(error.kind(), Kind::StoreUnreachable);
         assert_eq!(error.message(), "cannot write /no-such/object");
         assert!(error.advice().unwrap().contains(says), "{:?}", error.advice());
