@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::{self, Epoch};
 use crate::catalog::load::Known;
-use crate::catalog::{Catalog, Holder, TimelineLog};
+use crate::catalog::{Catalog, Holder};
 use crate::engine::{Axis, Engine, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, ServerState};
@@ -338,18 +338,20 @@ impl Run<'_> {
     /// Brings what waits in the spool to the store, before anything is streamed behind `start`, where `timeline` goes on.
     async fn empty_spool(&self, catalog: &Catalog, timeline: TimelineId, start: Offset) -> Result<()> {
         let Some(spool) = &self.spool else { return Ok(()) };
-        for other in spool.timelines().await? {
-            if other == timeline {
-                continue;
+        for waiting in spool.timelines().await? {
+            let Some(log) = catalog.timelines.get(&waiting) else { continue };
+            let is_damaged = !log.damaged.is_empty();
+            if waiting == timeline {
+                spool.drain(&self.archive, waiting, start, is_damaged).await?;
+            } else if let Some((count, end)) = log.unbroken() {
+                if log.segments.iter().take(count).any(|segment| segment.holder == Holder::Tail) {
+                    // Nothing comes behind it any more.
+                    self.close_tail(catalog, waiting).await?;
+                }
+                spool.drain(&self.archive, waiting, end, is_damaged).await?;
             }
-            let Some((count, end)) = catalog.timelines.get(&other).and_then(TimelineLog::unbroken) else { continue };
-            let segments = catalog.timelines.get(&other).map(|log| log.segments.as_slice()).unwrap_or_default();
-            if segments.iter().take(count).any(|segment| segment.holder == Holder::Tail) {
-                self.close_tail(catalog, other).await?;
-            }
-            spool.drain(&self.archive, other, end).await?;
         }
-        spool.drain(&self.archive, timeline, start).await
+        Ok(())
     }
 
     /// What the archive and the spool hold; each damaged object is told once.

@@ -82,8 +82,8 @@ impl Spool {
             is_full: AtomicBool::new(false),
             _lock: lock,
         };
-        // What a kept object's writer left that was killed; nobody else is at work here.
-        spool.store.sweep(Timestamp(SystemClock.now().0 + 2 * DAY_MICROS)).await?;
+        // What a killed archiver of this cluster left half written; nobody else is at work there.
+        LocalStore::open(&folder)?.sweep(Timestamp(SystemClock.now().0 + 2 * DAY_MICROS)).await?;
         let mut used = 0;
         let mut see = |info: ObjectInfo| {
             if let Some(ObjectName::Segment { .. }) = spool.layout.parse(&info.name) {
@@ -175,7 +175,12 @@ impl Spool {
     /// # Errors
     /// From the store and the disk.
     pub async fn give_way(&self, archive: &Archive) -> Result<()> {
-        if self.is_superseded(archive).await? { self.set_aside() } else { Ok(()) }
+        if self.is_superseded(archive).await? {
+            return self.set_aside(
+                "another archiver has gone on from before the log in this spool, and the archive is that one's",
+            );
+        }
+        Ok(())
     }
 
     /// Takes note that this spool's archiver holds an epoch: what is stored under that is no other's.
@@ -224,11 +229,12 @@ impl Spool {
     }
 
     /// Brings the segments of a timeline that an earlier archiver or session left here to the store, in order, up to `end`, where its
-    /// unbroken log ends. What lies behind that follows a hole, of log that was in memory only: it was never acknowledged, and is removed.
+    /// unbroken log ends. What lies behind that follows a hole. If that was in memory only, nothing behind it was ever acknowledged, and it is removed;
+    /// if the log there `is_damaged`, it may have been, and is set aside.
     ///
     /// # Errors
     /// From the store and the disk; what was brought there stays.
-    pub async fn drain(&self, archive: &Archive, timeline: TimelineId, end: Offset) -> Result<()> {
+    pub async fn drain(&self, archive: &Archive, timeline: TimelineId, end: Offset, is_damaged: bool) -> Result<()> {
         let mut waiting = Vec::new();
         let mut see = |info: ObjectInfo| match self.layout.parse(&info.name) {
             Some(ObjectName::Segment { range, .. }) => waiting.push((range.start, range.end, info.name)),
@@ -241,6 +247,8 @@ impl Spool {
             if *to <= end {
                 archive.store.create(name, vec![self.read(name).await?]).await?;
                 tracing::info!(object = name, "the spool's segment is in the store");
+            } else if is_damaged {
+                return self.set_aside("log before that in this spool is damaged in the store");
             } else {
                 tracing::warn!(object = name, "log in the spool that follows a hole is read from the server again");
             }
@@ -277,19 +285,17 @@ impl Spool {
         Ok(false)
     }
 
-    fn set_aside(&self) -> Result<()> {
+    /// Puts everything that waits where nobody asks for it.
+    fn set_aside(&self, why: &str) -> Result<()> {
         let folder = self.root.join(self.layout.cluster().as_str());
-        let mut free = (1..u32::MAX).map(|n| folder.join(format!("superseded-{n}")));
+        let mut free = (1..u32::MAX).map(|n| folder.join(format!("aside-{n}")));
         let Some(aside) = free.find(|aside| !aside.exists()) else {
-            return Err(Error::failure(format!("{} holds too much that is superseded", folder.display())));
+            return Err(Error::failure(format!("{} holds too much that was set aside", folder.display())));
         };
         let log = folder.join("log");
         fs::rename(&log, &aside).map_err(|e| Error::store_io("set aside", &log, e))?;
         self.used.send_replace(0);
-        tracing::error!(
-            log = %aside.display(),
-            "another archiver has gone on from before the log in this spool: that is set aside, and the archive is the other's"
-        );
+        tracing::error!(log = %aside.display(), "{why}: it is set aside");
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::support::server::parse_lsn;
 use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
 
 /// Waits until the standby has replayed all that the primary has.
-fn wait_for_standby(primary: &Server, standby: &Server) {
+pub fn wait_for_standby(primary: &Server, standby: &Server) {
     let end = crate::support::server::format_lsn(primary.flush_lsn());
     condition("the standby to follow", PATIENCE, || {
         (standby.sql(&format!("select pg_last_wal_replay_lsn() >= '{end}'")) == "t").then_some(())

@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::failover::wait_for_standby;
 use crate::mysql_stream::{assert_export_equals_binlogs, wait_until_it_follows};
 use crate::support::load::{mark, marker_table};
 use crate::support::mysql::{self, Make, MySqlServer};
@@ -183,6 +184,42 @@ fn a_torn_tail_in_the_spool_is_read_again_from_the_server() {
     assert_all_is_there(&scratch, &pitr, &server, end, 1);
 }
 
+/// What the spool holds of the old timeline comes to the store, although nobody goes on with that.
+#[test]
+fn a_promotion_while_the_store_is_away_leaves_no_hole_in_the_old_timeline() {
+    let scratch = Scratch::new();
+    let (s3, mut primary) = (S3::start(&scratch), source(&scratch));
+    let standby = primary.standby(&scratch, "standby");
+    let pitr = with_spool(&scratch, &s3, "spool").source(&primary);
+    pitr.catch_up();
+    let mut archiver = pitr.archive_with(&["--no-backup"]);
+    archiver.wait_until_streaming();
+    archiver.wait_until_caught_up(&primary);
+    away(&s3);
+    for _ in 0..3 {
+        mark(&primary);
+        primary.switch_wal();
+    }
+    mark(&primary);
+    archiver.wait_until_caught_up(&primary);
+    archiver.kill();
+    wait_for_standby(&primary, &standby);
+    primary.stop_immediate();
+    standby.promote();
+    s3.heal();
+
+    mark(&standby);
+    let end = standby.switch_wal();
+    let pitr = with_spool(&scratch, &s3, "spool").source(&standby);
+    let mut archiver = pitr.archive_with(&["--no-backup"]);
+    archiver.wait_until_acknowledged(&standby, end);
+    archiver.stop();
+    pitr.ok(["verify", "--read-data"]);
+    let to = scratch.join("restored");
+    pitr.restore(&standby, &to, &["--target", "latest"]);
+    assert_eq!(marker_xids(&open_restored(&scratch, "restored", &standby, &to)), marker_xids(&standby));
+}
+
 #[test]
 fn a_full_spool_leaves_the_log_to_the_server() {
     let scratch = Scratch::new();
@@ -260,8 +297,7 @@ fn a_spool_that_another_archiver_has_overtaken_is_set_aside() {
     mysql::mark(&server);
     other.ok(["archive", "--no-backup", "--exit-when-caught-up"]);
     mysql::mark(&server);
-    pitr.ok(["archive", "--no-backup", "--exit-when-caught-up"])
-        .says(&["another archiver has gone on", "superseded-1"]);
+    pitr.ok(["archive", "--no-backup", "--exit-when-caught-up"]).says(&["another archiver has gone on", "aside-1"]);
     assert_export_equals_binlogs(&pitr, &scratch.join("export"), &server);
 }
 
