@@ -190,7 +190,12 @@ fn a_disk_without_room_for_the_base_is_refused_and_nothing_is_left() {
 /// Any process, whose working directory is `dir`. It ends by the signal, as servers do, also
 /// where we were started to ignore it (`make test &` in a script).
 fn process_in(dir: &Path) -> Child {
-    Command::new("env").args(["--default-signal=QUIT", "sleep", "600"]).current_dir(dir).spawn().unwrap()
+    let child = Command::new("env").args(["--default-signal=QUIT", "sleep", "600"]).current_dir(dir).spawn().unwrap();
+    // A signal that came before would be ignored.
+    while fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap().trim() != "sleep" {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
 }
 
 #[test]

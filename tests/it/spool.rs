@@ -209,9 +209,13 @@ fn a_promotion_while_the_store_is_away_leaves_no_hole_in_the_old_timeline() {
     s3.heal();
 
     mark(&standby);
-    let end = standby.switch_wal();
     let pitr = with_spool(&scratch, &s3, "spool").source(&standby);
     let mut archiver = pitr.archive_with(&["--no-backup"]);
+    // Its slot is new there, and says nothing of what lies before.
+    let followed = || archiver.said().contains("streaming timeline=2").then_some(());
+    condition("the new timeline to be streamed", PATIENCE, followed);
+    mark(&standby);
+    let end = standby.switch_wal();
     archiver.wait_until_acknowledged(&standby, end);
     archiver.stop();
     pitr.ok(["verify", "--read-data"]);
