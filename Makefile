@@ -7,8 +7,6 @@ SECONDS_PER_TARGET ?= 60
 SOAK_ROUNDS ?= 1000
 # Of what kind the server of the demonstration is: postgres, mariadb or mysql.
 ENGINE ?= postgres
-# A test waits at times: half as many again as there are processors keep these busy.
-export RUST_TEST_THREADS ?= $(shell expr $$(nproc) \* 3 / 2)
 DEMO_BIN_DIR = $(if $(filter mysql,$(ENGINE)),--bin-dir .deps/mysql-9.7/bin)
 
 .PHONY: help demo test test-garage soak test-unit bench lint fmt doc fuzz toolchain deps deps-demo deps-test deps-garage deps-bench clean
