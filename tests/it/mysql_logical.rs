@@ -162,7 +162,7 @@ fn a_table_that_ddl_changes_meanwhile_is_refused_or_what_it_was() {
             "alter table test.altered add column late int; do sleep(0.02); alter table test.altered drop column late;\n",
         ] {
             let ddl = Load::repeating(&server, 1, 20, one_kind);
-            assert!((0..60).any(|_| !is_taken()), "{make:?}: no base met a table that had changed: {one_kind}");
+            assert!((0..200).any(|_| !is_taken()), "{make:?}: no base met a table that had changed: {one_kind}");
             ddl.stop(&server);
         }
         archiver.assert_running();
