@@ -9,7 +9,7 @@ use super::fence::check_copies;
 use super::layout::{Layout, ObjectName};
 use super::load::{self, Known};
 use super::{Catalog, Holder, SegmentInfo, TimelineLog};
-use crate::engine::{Detail, Engine};
+use crate::engine::{Detail, Engine, ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, Identity};
 use crate::model::offset::{Offset, OffsetRange};
@@ -85,9 +85,7 @@ impl Archive {
     /// # Errors
     /// As [`load::load`].
     pub async fn catalog_with(&self, engine: &dyn Engine, known: &Known) -> Result<Catalog> {
-        let scanner =
-            |identity: &Identity, timeline, start| Ok(engine.scanner(identity, timeline, start, Detail::Marks));
-        load::load(self.store.as_ref(), self.layout.cluster(), &scanner, known).await
+        load::load(self.store.as_ref(), self.layout.cluster(), &marks_of(engine), known).await
     }
 
     /// What it holds of one timeline, but for what is `known` of its segments.
@@ -95,9 +93,7 @@ impl Archive {
     /// # Errors
     /// As [`load::load`].
     pub async fn timeline_log(&self, engine: &dyn Engine, timeline: TimelineId, known: &Known) -> Result<TimelineLog> {
-        let scanner =
-            |identity: &Identity, timeline, start| Ok(engine.scanner(identity, timeline, start, Detail::Marks));
-        load::timeline(self.store.as_ref(), &self.layout, &self.identity, timeline, &scanner, known).await
+        load::timeline(self.store.as_ref(), &self.layout, &self.identity, timeline, &marks_of(engine), known).await
     }
 
     /// Refuses a database that is not the one this archive is of.
@@ -291,6 +287,11 @@ impl Archive {
         let raw = Box::pin(self.raw(timeline, &sealed)).await?;
         Ok(raw.slice(tail.range.within(range.start)))
     }
+}
+
+/// What finds the end of a tail.
+fn marks_of(engine: &dyn Engine) -> impl Fn(&Identity, TimelineId, ScanStart) -> Result<Box<dyn Scanner>> + Sync + '_ {
+    |identity, timeline, start| Ok(engine.scanner(identity, timeline, start, Detail::Marks))
 }
 
 /// The names of all bases, oldest first.

@@ -101,10 +101,14 @@ impl Spool {
         &self.root
     }
 
-    /// Whether there is room for so many bytes now.
+    /// Whether there is room for an object now.
     #[must_use]
-    pub fn has_room(&self, bytes: u64) -> bool {
-        let used = *self.used.borrow();
+    pub fn has_room(&self, body: &[Bytes]) -> bool {
+        self.fits(*self.used.borrow(), bytes_of(body))
+    }
+
+    /// Whether so many bytes more may wait. One object may in any case.
+    fn fits(&self, used: u64, bytes: u64) -> bool {
         used == 0 || used + bytes <= self.limit
     }
 
@@ -113,9 +117,9 @@ impl Spool {
     /// # Errors
     /// [`Kind::StoreUnreachable`] when the disk refuses, or when there is no room and `closing` says not to wait.
     pub async fn keep(&self, name: &str, body: Vec<Bytes>, mut closing: watch::Receiver<bool>) -> Result<()> {
-        let bytes = body.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let bytes = bytes_of(&body);
         let mut used = self.used.subscribe();
-        if !self.has_room(bytes) {
+        if !self.fits(*used.borrow(), bytes) {
             if !self.is_full.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     spool = %self.root.display(),
@@ -124,7 +128,7 @@ impl Spool {
                 );
             }
             tokio::select! {
-                _ = used.wait_for(|used| *used == 0 || used + bytes <= self.limit) => {}
+                _ = used.wait_for(|used| self.fits(*used, bytes)) => {}
                 _ = closing.wait_for(|closing| *closing) => return Err(Error::new(
                     Kind::StoreUnreachable,
                     format!("the spool {} is full", self.root.display()),
@@ -138,7 +142,7 @@ impl Spool {
     }
 
     async fn put(&self, name: &str, body: Vec<Bytes>) -> Result<Created> {
-        let bytes = body.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let bytes = bytes_of(&body);
         let created = self.store.create(name, body).await?;
         if created == Created::New {
             self.used.send_modify(|used| *used += bytes);
@@ -298,6 +302,10 @@ impl Spool {
         tracing::error!(log = %aside.display(), "{why}: it is set aside");
         Ok(())
     }
+}
+
+fn bytes_of(body: &[Bytes]) -> u64 {
+    body.iter().map(|piece| piece.len() as u64).sum()
 }
 
 fn lock(path: &Path) -> Result<File> {

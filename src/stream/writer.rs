@@ -58,7 +58,7 @@ pub use here::{Here, Tried};
 use open::{Open, Small};
 pub use setup::{Carried, Input, Progress, Setup, Tails};
 pub use thread::run;
-use upload::{Housekeeping, Made, Patience, Turn, Upload};
+use upload::{Held, Housekeeping, Made, Patience, Turn, Upload};
 
 /// Segments on their way to the store at once: compressed beside each other, and created
 /// one after the other, so that a crash never leaves a later one without an earlier.
@@ -539,13 +539,14 @@ impl Writer {
         self.setup.creates.store(true, Ordering::Relaxed);
         let (runtime, memory) = (self.runtime.clone(), Arc::clone(&self.memory));
         let held = match memory.try_acquire_owned() {
-            Ok(permit) => upload.held(made, permit),
+            Ok(permit) => Held::Memory { made, permit },
             // The store is behind.
             Err(_) if upload.spool.is_some() && made.whole => runtime.block_on(upload.spilled(made))?,
             Err(_) => {
                 self.wait_for_uploads(UPLOADS_MAX - 1)?;
                 let permit = runtime.block_on(Arc::clone(&self.memory).acquire_owned());
-                upload.held(made, permit.map_err(|e| Error::failure("uploads are over").because(e))?)
+                let permit = permit.map_err(|e| Error::failure("uploads are over").because(e))?;
+                Held::Memory { made, permit }
             }
         };
         self.go_on(|turn| upload.create(held, turn));

@@ -22,6 +22,14 @@ fn wait_until_it_tells(archiver: &Archiver) {
     condition("the archiver to tell of the outage", PATIENCE, told);
 }
 
+/// An archiver at work, which needs nothing of the store but to bring more log there.
+fn caught_up(pitr: &Pitr<'_>, server: &Server, words: &[&str]) -> Archiver {
+    let mut archiver = pitr.archive_with(words);
+    archiver.wait_until_streaming();
+    archiver.wait_until_caught_up(server);
+    archiver
+}
+
 fn source(scratch: &Scratch) -> Server {
     let server = Server::builder(scratch, "server").wal_segment_mib(1).setting("autovacuum", "off").start();
     marker_table(&server);
@@ -64,9 +72,7 @@ fn log_waits_in_the_spool_and_nothing_is_acknowledged_that_the_store_lacks() {
     let scratch = Scratch::new();
     let (s3, server) = (S3::start(&scratch), source(&scratch));
     let pitr = with_spool(&scratch, &s3, "store").source(&server);
-    let mut archiver = pitr.archive();
-    archiver.wait_until_streaming();
-    archiver.wait_until_caught_up(&server);
+    let archiver = caught_up(&pitr, &server, &[]);
     let before = server.flush_lsn();
     away(&s3);
     let load = Load::markers(&scratch, &server, 2, 5);
@@ -94,9 +100,7 @@ fn an_acknowledged_spool_lets_synchronous_commits_go_on() {
     let scratch = Scratch::new();
     let (s3, server) = (S3::start(&scratch), source(&scratch));
     let pitr = with_spool(&scratch, &s3, "spool").source(&server);
-    let mut archiver = pitr.archive();
-    archiver.wait_until_streaming();
-    archiver.wait_until_caught_up(&server);
+    let mut archiver = caught_up(&pitr, &server, &[]);
     away(&s3);
     server.sql("alter system set synchronous_standby_names = 'pitr'; select pg_reload_conf()");
     let mut end = 0;
@@ -110,7 +114,6 @@ fn an_acknowledged_spool_lets_synchronous_commits_go_on() {
     mark(&server);
     archiver.kill().says(&["lost with this disk", "the store takes nothing"]);
 
-    // The first look at the store would end it.
     server.sql("alter system reset synchronous_standby_names; select pg_reload_conf()");
     s3.heal();
     let end = server.switch_wal();
@@ -130,9 +133,7 @@ fn an_outage_ends_without_a_new_session() {
     let scratch = Scratch::new();
     let (s3, server) = (S3::start(&scratch), source(&scratch));
     let pitr = with_spool(&scratch, &s3, "store").source(&server);
-    let mut archiver = pitr.archive();
-    archiver.wait_until_streaming();
-    archiver.wait_until_caught_up(&server);
+    let mut archiver = caught_up(&pitr, &server, &[]);
     away(&s3);
     for _ in 0..4 {
         mark(&server);
@@ -156,9 +157,7 @@ fn a_torn_tail_in_the_spool_is_read_again_from_the_server() {
     let (s3, server) = (S3::start(&scratch), source(&scratch));
     let pitr = with_spool(&scratch, &s3, "store").source(&server);
     pitr.catch_up();
-    let mut archiver = pitr.archive_with(&["--no-backup"]);
-    archiver.wait_until_streaming();
-    archiver.wait_until_caught_up(&server);
+    let archiver = caught_up(&pitr, &server, &["--no-backup"]);
     away(&s3);
     mark(&server);
     server.sql("create table filling as select n, md5(n::text) from generate_series(1, 3000) n");
@@ -192,9 +191,7 @@ fn a_promotion_while_the_store_is_away_leaves_no_hole_in_the_old_timeline() {
     let standby = primary.standby(&scratch, "standby");
     let pitr = with_spool(&scratch, &s3, "spool").source(&primary);
     pitr.catch_up();
-    let mut archiver = pitr.archive_with(&["--no-backup"]);
-    archiver.wait_until_streaming();
-    archiver.wait_until_caught_up(&primary);
+    let mut archiver = caught_up(&pitr, &primary, &["--no-backup"]);
     away(&s3);
     for _ in 0..3 {
         mark(&primary);
@@ -232,9 +229,7 @@ fn a_full_spool_leaves_the_log_to_the_server() {
     fs::write(scratch.join("pitr.toml"), "[stream]\nsegment_size = \"1MiB\"\nspool_size = \"12MiB\"\n").unwrap();
     let pitr = with_spool(&scratch, &s3, "spool").source(&server);
     pitr.catch_up();
-    let mut archiver = pitr.archive_with(&["--no-backup"]);
-    archiver.wait_until_streaming();
-    archiver.wait_until_caught_up(&server);
+    let mut archiver = caught_up(&pitr, &server, &["--no-backup"]);
     away(&s3);
     let noise = "insert into noise select string_agg(sha512(random()::text::bytea), '') from generate_series(1, 8000)";
     for _ in 0..24 {

@@ -168,10 +168,6 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn held(&self, made: Made, permit: OwnedSemaphorePermit) -> Held {
-        Held::Memory { made, permit }
-    }
-
     /// Brings a segment into the spool, and its tail to an end.
     pub(super) async fn spilled(&self, made: Made) -> Result<Held> {
         let body = made.segment.finished().await?.body;
@@ -223,7 +219,7 @@ impl Upload {
                 Err(error) if error.kind() == Kind::StoreUnreachable => {
                     patience.tell(&error);
                     // Room that only those behind this one could make is not to be waited for.
-                    if self.spool.as_ref().is_some_and(|spool| spool.has_room(bytes_of(&body))) {
+                    if self.spool.as_ref().is_some_and(|spool| spool.has_room(&body)) {
                         self.spill(body, made.tail).await?;
                         drop(permit);
                         return self.create_from_spool(turn).await;
@@ -266,10 +262,6 @@ impl Upload {
             self.epoch.check(store).await
         }
     }
-}
-
-fn bytes_of(body: &[Bytes]) -> u64 {
-    body.iter().map(|piece| piece.len() as u64).sum()
 }
 
 /// What is due at the end of a log file, once its segments are in the store: its small segments
