@@ -407,3 +407,63 @@ impl Store for WithSpool {
         self.store.location()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Codec;
+    use crate::model::cluster::Identity;
+    use crate::store::memory::MemoryStore;
+
+    const T1: TimelineId = TimelineId(1);
+
+    fn archive() -> Archive {
+        let layout = Layout::new("main".parse().unwrap());
+        Archive { store: Arc::new(MemoryStore::new()), layout, identity: Identity::some(100) }
+    }
+
+    fn segment(archive: &Archive, start: u64, end: u64, epoch: u32) -> String {
+        let range = OffsetRange::new(Offset(start), Offset(end));
+        archive.layout.name(&ObjectName::Segment { timeline: T1, range, epoch, codec: Codec::Lz4 })
+    }
+
+    /// A spool in which segments [0, 10) and [20, 30) wait.
+    async fn with_a_hole(dir: &Path, archive: &Archive) -> Spool {
+        let spool = Spool::open(dir, archive.layout.cluster(), 1 << 20, 10).await.unwrap();
+        for start in [20, 0] {
+            spool.put(&segment(archive, start, start + 10, 1), vec!["log".into()]).await.unwrap();
+        }
+        spool
+    }
+
+    async fn there(archive: &Archive, name: &str) -> bool {
+        archive.store.head(name).await.unwrap().is_some()
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_hole_never_comes_to_the_store() {
+        for is_damaged in [false, true] {
+            let (dir, archive) = (tempfile::tempdir().unwrap(), archive());
+            let spool = with_a_hole(dir.path(), &archive).await;
+            spool.drain(&archive, T1, Offset(10), is_damaged).await.unwrap();
+            assert!(there(&archive, &segment(&archive, 0, 10, 1)).await);
+            assert!(!there(&archive, &segment(&archive, 20, 30, 1)).await);
+            assert!(!spool.holds_log().await.unwrap() && *spool.used.borrow() == 0);
+            // What may have been acknowledged is kept.
+            assert_eq!(dir.path().join("main/aside-1").exists(), is_damaged);
+        }
+    }
+
+    #[tokio::test]
+    async fn log_of_its_own_epochs_has_not_overtaken_a_spool_and_that_of_others_has() {
+        let (dir, archive) = (tempfile::tempdir().unwrap(), archive());
+        let spool = with_a_hole(dir.path(), &archive).await;
+        archive.store.create(&segment(&archive, 10, 20, 2), vec!["log".into()]).await.unwrap();
+        fs::write(spool.epochs(), "1\n2\n").unwrap();
+        spool.give_way(&archive).await.unwrap();
+        assert!(spool.holds_log().await.unwrap());
+        fs::write(spool.epochs(), "1\n").unwrap();
+        spool.give_way(&archive).await.unwrap();
+        assert!(!spool.holds_log().await.unwrap() && dir.path().join("main/aside-1").exists());
+    }
+}
