@@ -62,6 +62,7 @@ fn main() {
             0xD118 => 18,
             _ => 19,
         },
+        encryption: None,
     };
 
     best_of(rounds, &[Detail::Marks, Detail::Records], |detail| scan(&identity, &files, detail));

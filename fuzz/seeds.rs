@@ -203,6 +203,7 @@ fn manifests() -> Result<Vec<(String, Vec<u8>)>> {
         engine: "postgres".into(),
         system: "7575000000000000000".into(),
         server_version: 15,
+        encryption: None,
         label: "a label".into(),
         timeline: TimelineId(1),
         start: Offset(0x130_0028),

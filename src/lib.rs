@@ -26,6 +26,7 @@ pub mod copy;
 pub mod engine;
 pub mod plan;
 pub mod restore;
+pub mod seal;
 pub mod segment;
 pub mod store;
 pub mod stream;

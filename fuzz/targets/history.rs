@@ -14,6 +14,7 @@ fuzz_target!(|text: &str| {
         system: "1".into(),
         log_file_bytes: 16 << 20,
         server_version: 15,
+        encryption: None,
     };
     let files = PostgresLogFiles::new(&identity);
     let _ = files.parse_history(TimelineId(7), text);

@@ -23,6 +23,7 @@ fuzz_target!(|data: &[u8]| {
         system: system.to_string(),
         log_file_bytes: FILE_BYTES,
         server_version: 15,
+        encryption: None,
     };
     let scan = |piece: usize| {
         let mut scanner =

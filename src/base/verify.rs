@@ -50,7 +50,7 @@ pub async fn verify(archive: &Archive, id: &str, read_data: bool, checked: &mut 
                     continue;
                 }
                 bytes => {
-                    let bytes = bytes?.map(|bytes| bytes.len() as u64);
+                    let bytes = bytes?.map(|bytes| archive.plain_bytes(&bytes));
                     checked.bytes_read += bytes.unwrap_or(0);
                     bytes
                 }

@@ -11,10 +11,14 @@ use super::load::{self, Known};
 use super::{Catalog, Holder, SegmentInfo, TimelineLog};
 use crate::engine::{Detail, Engine, ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
-use crate::model::cluster::{ClusterName, Identity};
+use crate::model::cluster::{ClusterName, Encryption, Identity};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::timeline::{History, TimelineId};
+use crate::seal::key::{Keys, writer_text};
+use crate::seal::object::plain_bytes;
+use crate::seal::ring::Ring;
+use crate::seal::store::Sealed;
 use crate::segment::codec::Compression;
 use crate::segment::cutter::NO_FILES;
 use crate::segment::format::Header;
@@ -32,32 +36,97 @@ pub struct Archive {
     pub layout: Layout,
     /// Which database they are of.
     pub identity: Identity,
+    /// The keys, where they are sealed; `store` knows them.
+    pub ring: Option<Arc<Ring>>,
 }
 
 impl Archive {
-    /// Opens the archive of `cluster`.
+    /// Opens the archive of `cluster`, with the keys if it is encrypted.
     ///
     /// # Errors
-    /// [`Kind::NoArchive`] when there is none; [`Kind::Config`] when several stores hold no copies of one archive.
-    pub async fn open(store: Arc<dyn Store>, cluster: &ClusterName) -> Result<Self> {
+    /// [`Kind::NoArchive`] when there is none; [`Kind::Config`] when several stores hold no copies of one archive;
+    /// [`Kind::WrongKey`] when it cannot be opened with these keys, or is not encrypted and keys are given.
+    pub async fn open(store: Arc<dyn Store>, cluster: &ClusterName, keys: &Keys) -> Result<Self> {
         let layout = Layout::new(cluster.clone());
         let identity = load::identity(store.as_ref(), &layout).await?;
         // The bytes at one LSN of a timeline are the same, whoever archived them.
         if !store.several().is_empty() && identity.log_file_bytes == NO_FILES {
             check_copies(&copies(store.as_ref()), &layout).await?;
         }
-        Ok(Self { store, layout, identity })
+        let place = || format!("cluster {cluster} in {}", store.location());
+        let ring = match (&identity.encryption, keys.is_none()) {
+            (None, true) => None,
+            (Some(_), false) => Some(Arc::new(Ring::open(store.as_ref(), &layout, &identity, keys).await?)),
+            (Some(_), true) => {
+                return Err(Error::new(Kind::WrongKey, format!("{} is encrypted, and no key is given", place()))
+                    .hint("give --restore-key FILE to read it, --key-file FILE to archive, or both under [encryption] in pitr.toml"));
+            }
+            // Whoever expects what he wrote would believe what somebody put there instead.
+            (None, false) => {
+                return Err(Error::new(Kind::WrongKey, format!("{} is not encrypted, and a key is given", place()))
+                    .hint("an archive is encrypted from its beginning or not at all: make another one under a new --cluster, or give no key"));
+            }
+        };
+        let plain = Self { store: Arc::clone(&store), layout, identity, ring };
+        Ok(plain.over(store))
     }
 
-    /// Opens the archive of `cluster`, or makes it when there is none.
+    /// The same archive in another store, which holds its objects as they are stored.
+    #[must_use]
+    pub fn over(&self, store: Arc<dyn Store>) -> Self {
+        let Self { layout, identity, ring, .. } = self.clone();
+        let store = match &ring {
+            Some(ring) => Arc::new(Sealed::new(store, layout.clone(), Arc::clone(ring))),
+            None => store,
+        };
+        Self { store, layout, identity, ring }
+    }
+
+    /// Bytes of an object that was read as it is stored, before it was sealed.
+    #[must_use]
+    pub fn plain_bytes(&self, stored: &Bytes) -> u64 {
+        let stored = stored.len() as u64;
+        self.ring.as_ref().and_then(|_| plain_bytes(stored)).unwrap_or(stored)
+    }
+
+    /// Refuses an archive that this one is no copy of.
     ///
     /// # Errors
-    /// [`Kind::Config`] when the archive there is of another database.
-    pub async fn open_or_create(store: Arc<dyn Store>, cluster: &ClusterName, identity: &Identity) -> Result<Self> {
+    /// [`Kind::Config`] when it is of another database, or encrypted otherwise.
+    pub fn check_copy(&self, other: &Identity) -> Result<()> {
+        self.check_identity(other)?;
+        if self.identity.encryption == other.encryption {
+            return Ok(());
+        }
+        Err(Error::config(format!("cluster {} is not encrypted as its copy is", self.layout.cluster()))
+            .hint("were both written with the same archiver key? objects are copied as they are"))
+    }
+
+    /// Opens the archive of `cluster`, or makes it when there is none: encrypted, if there is a key for it.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when the archive there is of another database; as [`Archive::open`].
+    pub async fn open_or_create(
+        store: Arc<dyn Store>,
+        cluster: &ClusterName,
+        identity: &Identity,
+        keys: &Keys,
+    ) -> Result<Self> {
         let layout = Layout::new(cluster.clone());
         let name = layout.name(&ObjectName::Cluster);
+        if !keys.is_none() && keys.archiver.is_none() {
+            return Err(Error::new(
+                Kind::WrongKey,
+                "to archive takes an archiver key, and only a restore key is given",
+            )
+            .hint("name it with --key-file FILE, or key_file under [encryption] in pitr.toml"));
+        }
         if store.head(&name).await?.is_none() {
-            let mut body = serde_json::to_vec_pretty(identity)
+            let encryption = match &keys.archiver {
+                Some(key) => Some(Encryption { version: 1, writer: writer_text(&key.writer()?) }),
+                None => None,
+            };
+            let mut body = serde_json::to_vec_pretty(&Identity { encryption, ..identity.clone() })
                 .map_err(|e| Error::failure("cannot write the cluster's identity").because(e))?;
             body.push(b'\n');
             match store.create(&name, vec![Bytes::from(body)]).await {
@@ -67,7 +136,7 @@ impl Archive {
                 Err(error) => return Err(error),
             }
         }
-        let archive = Self::open(store, cluster).await?;
+        let archive = Self::open(store, cluster, keys).await?;
         archive.check_identity(identity)?;
         Ok(archive)
     }
@@ -317,7 +386,7 @@ mod tests {
 
     async fn open(engine: &str, log_file_bytes: u64) -> Result<Archive> {
         let identity = Identity { engine: engine.into(), ..Identity::some(log_file_bytes) };
-        Archive::open_or_create(Arc::new(MemoryStore::new()), &"main".parse()?, &identity).await
+        Archive::open_or_create(Arc::new(MemoryStore::new()), &"main".parse()?, &identity, &Keys::default()).await
     }
 
     #[tokio::test]

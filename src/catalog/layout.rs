@@ -12,6 +12,7 @@
 //! <cluster>/base/<id>/chunks
 //! <cluster>/pack/<2 hex>/<64 hex>                       lower case; the first two repeat
 //! <cluster>/drill/<id>.json
+//! <cluster>/key/<n>[-<wrap>]                            n: 10, wrap: 2 decimal digits, not 00
 //! <cluster>/probe/<id>
 //! ```
 //!
@@ -88,6 +89,13 @@ pub enum ObjectName {
     Pack([u8; 32]),
     /// The result of a restore drill.
     Drill(String),
+    /// A wrapped data key.
+    Key {
+        /// Its number.
+        number: u32,
+        /// How often it was wrapped anew.
+        wrap: u32,
+    },
     /// Left by a probe of the store that was cut short.
     Probe(String),
 }
@@ -134,6 +142,8 @@ impl Layout {
                 format!("{}{first:02x}/{hex}", self.packs())
             }
             ObjectName::Drill(id) => format!("{}{id}.json", self.drills()),
+            ObjectName::Key { number, wrap: 0 } => format!("{}{number:010}", self.keys()),
+            ObjectName::Key { number, wrap } => format!("{}{number:010}-{wrap:02}", self.keys()),
             ObjectName::Probe(id) => format!("{}{id}", self.probes()),
         }
     }
@@ -146,10 +156,14 @@ impl Layout {
             return (rest == "cluster.json").then_some(ObjectName::Cluster);
         };
         match folder {
-            "epoch" => {
-                let digits = rest.len() == 10 && rest.bytes().all(|b| b.is_ascii_digit());
-                digits.then(|| rest.parse().ok()).flatten().map(ObjectName::Epoch)
-            }
+            "epoch" => digits(rest, 10).map(ObjectName::Epoch),
+            "key" => match rest.split_once('-') {
+                None => digits(rest, 10).map(|number| ObjectName::Key { number, wrap: 0 }),
+                Some((number, wrap)) => Some(ObjectName::Key {
+                    number: digits(number, 10)?,
+                    wrap: digits(wrap, 2).filter(|wrap| *wrap > 0)?,
+                }),
+            },
             "log" => {
                 let (timeline, rest) = rest.split_once('/')?;
                 Self::parse_log(timeline.parse().ok()?, rest)
@@ -246,6 +260,12 @@ impl Layout {
         format!("{}/drill/", self.cluster)
     }
 
+    /// Prefix of the wrapped data keys.
+    #[must_use]
+    pub fn keys(&self) -> String {
+        format!("{}/key/", self.cluster)
+    }
+
     /// Prefix under which the store may be probed.
     #[must_use]
     pub fn probes(&self) -> String {
@@ -281,6 +301,12 @@ fn range_of(text: &str) -> Option<(OffsetRange, u32)> {
     let range = OffsetRange::new(start.parse().ok()?, end.parse().ok()?);
     (!range.is_empty()).then_some(())?;
     Some((range, epoch_of(epoch)?))
+}
+
+/// A number of so many decimal digits.
+fn digits(text: &str, count: usize) -> Option<u32> {
+    let digits = text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
 }
 
 /// An epoch in 8 upper-case hexadecimal digits, which is how a timeline is written too.

@@ -83,6 +83,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let archiver = Archiver {
         store: settings.make_store()?,
         cluster: settings.cluster.clone(),
+        keys: settings.keys()?,
         engine: Arc::clone(&engine),
         url: url.to_owned(),
         options: source_options(Some(settings.slot(&args.slot))),

@@ -92,7 +92,8 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let with_slot = source_options(Some(settings.slot(&args.slot)));
     let mut keeper = engine.connect(url, &with_slot).await?;
     let server = keeper.identify().await?;
-    let archive = Archive::open_or_create(settings.make_store()?, &settings.cluster, &server.identity).await?;
+    let keys = settings.keys()?;
+    let archive = Archive::open_or_create(settings.make_store()?, &settings.cluster, &server.identity, &keys).await?;
     let archived = engine.has_archiver(url, &with_slot).await;
     let kept = match archived {
         Ok(true) => None,
@@ -181,6 +182,7 @@ fn archiver(settings: &Settings, url: &str, base: Option<&BaseInfo>) -> Result<A
     Ok(Archiver {
         store: settings.one_store()?,
         cluster: settings.cluster.clone(),
+        keys: settings.keys()?,
         engine: Arc::clone(&engine),
         url: url.to_owned(),
         options: source_options(None),

@@ -116,7 +116,7 @@ async fn look_at_store(settings: &Settings, findings: &mut Vec<Finding>) -> Resu
             });
         }
     }
-    match Archive::open(settings.store()?, &settings.cluster).await {
+    match Archive::open(settings.store()?, &settings.cluster, &settings.keys()?).await {
         Ok(archive) => {
             findings.push(ok("archive", format!("of {} system {}", archive.identity.engine, archive.identity.system)));
             Ok(Some(archive))

@@ -48,7 +48,8 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     if from.location() == to.location() {
         return Err(Error::usage(format!("{} cannot be copied to itself", from.location())));
     }
-    let source = Opened::of(Archive::open(from, &settings.cluster).await?)?;
+    let keys = settings.keys()?;
+    let source = Opened::of(Archive::open(from, &settings.cluster, &keys).await?)?;
     let compression = settings.stream.compression_for(source.engine.as_ref());
     let progress = Progress::bytes("copy");
     let report = copy(&source.archive, Arc::clone(&to), source.engine.as_ref(), compression, &|done, of| {
@@ -57,7 +58,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     .await;
     progress.finish();
     let Report { objects, bytes, problems } = report?;
-    let target = Opened::of(Archive::open(to, &settings.cluster).await?)?;
+    let target = Opened::of(Archive::open(to, &settings.cluster, &keys).await?)?;
     let document = Document {
         from: source.archive.store.location(),
         to: target.archive.store.location(),

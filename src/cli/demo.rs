@@ -25,6 +25,7 @@ use crate::model::target::{Point, Target};
 use crate::model::time::{Clock, SystemClock, Timestamp};
 use crate::restore::resolve::resolve;
 use crate::restore::{Observer, Request, restore};
+use crate::seal::key::Keys;
 use crate::segment::codec::Compression;
 use crate::store::local::LocalStore;
 use crate::stream::session::Report;
@@ -269,6 +270,7 @@ impl Archiving {
         let archiver = Archiver {
             store: Arc::clone(&store) as Arc<dyn crate::store::Store>,
             cluster: cluster.clone(),
+            keys: Keys::default(),
             engine: Arc::clone(engine),
             url: url.to_owned(),
             options: source_options(Some("pitr".into())),
@@ -292,7 +294,9 @@ impl Archiving {
     async fn wait_for_base(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let archive = Archive::open(Arc::clone(&self.store) as Arc<dyn crate::store::Store>, &self.cluster).await;
+            let archive =
+                Archive::open(Arc::clone(&self.store) as Arc<dyn crate::store::Store>, &self.cluster, &Keys::default())
+                    .await;
             if let Ok(archive) = archive
                 && !archive.catalog(self.engine.as_ref()).await?.bases.is_empty()
             {
@@ -318,7 +322,7 @@ impl Archiving {
     /// Waits until everything is archived.
     async fn finish(self) -> Result<Archive> {
         self.task.await.map_err(|e| Error::failure("the archiver stopped").because(e))??;
-        Archive::open(self.store, &self.cluster).await
+        Archive::open(self.store, &self.cluster, &Keys::default()).await
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
         // Many services are so, and one archiver alone needs no keeping apart.
         tracing::warn!(hint = found.cure(), "{what}");
     }
-    let archive = Archive::open_or_create(store, &settings.cluster, &server.identity).await?;
+    let archive = Archive::open_or_create(store, &settings.cluster, &server.identity, &settings.keys()?).await?;
     if settings.json {
         output::print_json(&Document {
             store: archive.store.location(),

@@ -29,6 +29,7 @@ mod copy;
 mod demo;
 mod export;
 mod init;
+mod key;
 mod list;
 mod meta;
 mod plan;
@@ -88,6 +89,8 @@ enum Verb {
     Verify(verify::Args),
     /// Copy to one store what it lacks of another's archive: a mirror, or what fell behind
     Copy(copy::Args),
+    /// Make, check and rotate the keys of encrypted archives
+    Key(key::Args),
     /// Print the statements that give a role what archiving needs
     Grants(meta::GrantsArgs),
     /// Print a shell completion script
@@ -162,6 +165,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Export(args) => export::run(&settings, &args).await,
         Verb::Verify(args) => verify::run(&settings, &args).await,
         Verb::Copy(args) => copy::run(&settings, &args).await,
+        Verb::Key(args) => key::run(&settings, &args).await,
         Verb::Grants(args) => meta::grants(&settings, &args),
         Verb::Completions(args) => meta::completions(&args),
         Verb::Man => meta::man(),
@@ -195,7 +199,7 @@ impl Opened {
             )
             .hint("is --store mistyped, or its disk not mounted? `pitr init` makes a new archive"));
         }
-        Self::of(Archive::open(store, &settings.cluster).await?)
+        Self::of(Archive::open(store, &settings.cluster, &settings.keys()?).await?)
     }
 
     fn of(archive: Archive) -> Result<Self> {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::engine::{Axis, Engine};
 use crate::error::{Error, Result};
 use crate::model::cluster::ClusterName;
+use crate::seal::key::Keys;
 use crate::segment::codec::Compression;
 use crate::store::several::Several;
 use crate::store::{self, Store};
@@ -39,6 +40,12 @@ pub struct Global {
     /// libpq keyword string
     #[arg(long, global = true, env = "PITR_SOURCE", value_name = "URL", hide_env_values = true)]
     pub source: Option<String>,
+    /// Encrypts what is archived: the file archiver.key that `pitr key new` made
+    #[arg(long, global = true, env = "PITR_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Reads what is encrypted: the file restore.key that `pitr key new` made
+    #[arg(long, global = true, env = "PITR_RESTORE_KEY", value_name = "FILE")]
+    pub restore_key: Option<PathBuf>,
     /// Configuration file [default: ./pitr.toml, then /etc/pitr/pitr.toml]
     #[arg(long, global = true, env = "PITR_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -78,6 +85,8 @@ pub struct Settings {
     pub cluster: ClusterName,
     source: Option<String>,
     slot: Option<String>,
+    key_file: Option<PathBuf>,
+    restore_key: Option<PathBuf>,
     /// How the log is streamed.
     pub stream: Stream,
     /// Print JSON.
@@ -134,7 +143,16 @@ struct FileSettings {
     #[serde(default)]
     stream: FileStream,
     #[serde(default)]
+    encryption: FileEncryption,
+    #[serde(default)]
     cluster: BTreeMap<String, FileCluster>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileEncryption {
+    key_file: Option<PathBuf>,
+    restore_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -161,6 +179,8 @@ struct FileCluster {
     slot: Option<String>,
     #[serde(default)]
     stream: FileStream,
+    #[serde(default)]
+    encryption: FileEncryption,
 }
 
 impl Settings {
@@ -187,6 +207,8 @@ impl Settings {
             cluster,
             source: global.source.clone().or(ours.source),
             slot: ours.slot,
+            key_file: first(&global.key_file, &ours.encryption.key_file, &file.encryption.key_file),
+            restore_key: first(&global.restore_key, &ours.encryption.restore_key, &file.encryption.restore_key),
             stream,
             json: global.json,
             file: found,
@@ -239,6 +261,14 @@ impl Settings {
             several => Err(Error::config(format!("{} stores are named, and this verb writes to one", several.len()))
                 .hint("name it with --store; `pitr copy FROM TO` brings another one up to it")),
         }
+    }
+
+    /// The keys, where they are named.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Config`] naming a file that cannot be read, or is not what it is named for.
+    pub fn keys(&self) -> Result<Keys> {
+        Keys::read(self.key_file.as_deref(), self.restore_key.as_deref())
     }
 
     /// The source.
@@ -294,6 +324,11 @@ impl Stream {
             spool_bytes: parse_size(&pick(&ours.spool_size, &all.spool_size, SPOOL_SIZE))?,
         })
     }
+}
+
+/// What was typed, else what the file says of the cluster, else of all.
+fn first(typed: &Option<PathBuf>, ours: &Option<PathBuf>, all: &Option<PathBuf>) -> Option<PathBuf> {
+    typed.as_ref().or(ours.as_ref()).or(all.as_ref()).cloned()
 }
 
 fn no_store() -> Error {
@@ -382,6 +417,8 @@ mod tests {
             store: store.iter().map(|store| (*store).to_owned()).collect(),
             cluster: None,
             source: None,
+            key_file: None,
+            restore_key: None,
             config: Some(path.clone()),
             json: false,
             verbose: 0,

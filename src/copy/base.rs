@@ -67,7 +67,7 @@ impl Copy<'_> {
                 Err(error) if error.kind() == Kind::Fenced => self.differs(&pack).await?,
                 copied => {
                     if let Read::Sound(bytes) = self.noted(&pack, copied)? {
-                        self.made(&pack, bytes.len() as u64);
+                        self.made(&pack, self.from.plain_bytes(&bytes));
                     }
                 }
             }

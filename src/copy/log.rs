@@ -46,6 +46,7 @@ impl Copy<'_> {
         loop {
             let mut held = self.held(timeline).await?;
             held.names.retain(|object, _| !gone.contains(object));
+            self.keys().await?;
             self.compare(&held.names).await?;
             let missing = match self.log_of(timeline).missing(&held.names, &damaged, &self.there) {
                 Err(error) if error.kind() == Kind::Corruption => {
@@ -148,7 +149,9 @@ impl Copy<'_> {
             }
             let read = sound::read(&self.from, &object).await;
             let Read::Sound(bytes) = self.noted(&object, read)? else { continue };
-            let index = Index::decode(&layout.name(&object), layout.cluster(), (timeline, range, epoch), &bytes)?;
+            let name = layout.name(&object);
+            let Some(plain) = self.from.store.get(&name, Part::All).await? else { continue };
+            let index = Index::decode(&name, layout.cluster(), (timeline, range, epoch), &plain)?;
             if index.segments.iter().all(|segment| self.there.contains_key(&segment.object(timeline))) {
                 self.check_alone().await?;
                 self.put(&object, bytes).await?;

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `cluster.json` | without it there is no archive |
 //! | epochs | log is there only with its writer's claim, so that whoever archives there next takes a higher number |
+//! | data keys | nothing that is encrypted is there without its key |
 //! | of each timeline its history, segments and gap records, indexes | [`plan`]: never a hole that the source has not; an index only with all it speaks of |
 //! | of each base its packs, chunk table, manifest | a base exists when its manifest does; its log is there before |
 //! | drills | |
@@ -25,7 +26,7 @@ use serde::Serialize;
 
 use crate::catalog::archive::Archive;
 use crate::catalog::layout::{Layout, ObjectName};
-use crate::catalog::load::footer;
+use crate::catalog::load::{self, footer};
 use crate::catalog::sound;
 use crate::engine::Engine;
 use crate::error::{Kind, Result};
@@ -92,7 +93,7 @@ pub async fn copy(
     let there = names(to.as_ref(), layout, &layout.everything()).await?;
     let mut copy = Copy {
         from: from.clone(),
-        to: Archive { store: to, ..from.clone() },
+        to: from.over(to),
         engine,
         compression,
         progress,
@@ -104,6 +105,7 @@ pub async fn copy(
     copy.about = copy.about(&log, &packs);
     copy.cluster().await?;
     copy.epochs(&epochs).await?;
+    copy.keys().await?;
     for timeline in timelines(&log) {
         copy.timeline(timeline).await?;
     }
@@ -164,11 +166,21 @@ impl Copy<'_> {
     }
 
     async fn cluster(&mut self) -> Result<()> {
-        match Archive::open(Arc::clone(&self.to.store), self.from.layout.cluster()).await {
-            Ok(there) => there.check_identity(&self.from.identity),
+        match load::identity(self.to.store.as_ref(), &self.from.layout).await {
+            Ok(there) => self.to.check_copy(&there),
             Err(error) if error.kind() == Kind::NoArchive => self.one(&ObjectName::Cluster).await,
             Err(error) => Err(error),
         }
+    }
+
+    /// The data keys, where there are any.
+    async fn keys(&mut self) -> Result<()> {
+        if self.from.ring.is_some() {
+            for key in names(self.from.store.as_ref(), &self.from.layout, &self.from.layout.keys()).await?.keys() {
+                self.one(key).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Copies an object, if it is sound and the target lacks it.
@@ -198,7 +210,7 @@ impl Copy<'_> {
 
     /// Makes an object in the target.
     async fn put(&mut self, object: &ObjectName, body: Bytes) -> Result<()> {
-        let bytes = body.len() as u64;
+        let bytes = self.from.plain_bytes(&body);
         match self.to.store.create(&self.to.layout.name(object), vec![body]).await {
             Ok(_) => self.made(object, bytes),
             Err(error) if error.kind() == Kind::Fenced => self.differs(object).await?,
@@ -227,7 +239,7 @@ impl Copy<'_> {
         let name = self.from.layout.name(object);
         for archive in [self.from.clone(), self.to.clone()] {
             match sound::read(&archive, object).await {
-                Ok(Some(bytes)) => drop(self.there.entry(object.clone()).or_insert(bytes.len() as u64)),
+                Ok(Some(bytes)) => drop(self.there.entry(object.clone()).or_insert(archive.plain_bytes(&bytes))),
                 Ok(None) => return Ok(()),
                 Err(error) if error.kind() == Kind::Corruption => {
                     self.problem(name, format_args!("damaged in {}: {error}", archive.store.location()));

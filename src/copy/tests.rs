@@ -19,6 +19,7 @@ use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::time::{Clock, Timestamp};
 use crate::model::timeline::{Ancestor, History, TimelineId};
+use crate::seal::key::Keys;
 use crate::store::Part;
 use crate::store::memory::{Fault, MemoryStore, Operation};
 
@@ -78,7 +79,9 @@ impl Source {
     async fn empty() -> Self {
         let store = Arc::new(MemoryStore::new());
         let identity = Identity { engine: "postgres".into(), ..Identity::some(1 << 20) };
-        let archive = Archive::open_or_create(store.clone(), &"main".parse().unwrap(), &identity).await.unwrap();
+        let archive = Archive::open_or_create(store.clone(), &"main".parse().unwrap(), &identity, &Keys::default())
+            .await
+            .unwrap();
         Self { archive, store }
     }
 
@@ -509,7 +512,7 @@ async fn the_catalog_of_several_stores_passes_over_what_is_damaged_in_one() {
         (if n % 2 == 0 { &one } else { &other }).damage(kind).await;
     }
     let several = crate::store::several::Several::new(vec![one.store.clone(), other.store.clone()]);
-    let archive = Archive::open(Arc::new(several), &"main".parse().unwrap()).await.unwrap();
+    let archive = Archive::open(Arc::new(several), &"main".parse().unwrap(), &Keys::default()).await.unwrap();
     assert_eq!(archive.catalog(engine.as_ref()).await.unwrap(), whole);
     for (timeline, log) in &whole.timelines {
         for segment in &log.segments {
@@ -532,11 +535,12 @@ async fn several_stores_that_are_no_copies_of_one_archive_are_not_read_as_one() 
     let identity = Identity { engine: "mariadb".into(), ..Identity::some(1) };
     let cluster = "main".parse().unwrap();
     for store in &stores {
-        Archive::open_or_create(store.clone(), &cluster, &identity).await.unwrap();
+        Archive::open_or_create(store.clone(), &cluster, &identity, &Keys::default()).await.unwrap();
     }
     let several = || {
         let stores = stores.iter().map(|store| Arc::clone(store) as Arc<dyn Store>).collect();
-        Archive::open(Arc::new(crate::store::several::Several::new(stores)), &cluster)
+        let (cluster, keys) = (cluster.clone(), Keys::default());
+        async move { Archive::open(Arc::new(crate::store::several::Several::new(stores)), &cluster, &keys).await }
     };
     let layout = Layout::new("main".parse().unwrap());
     claim(stores[0].as_ref(), &layout, &Now, "one").await.unwrap();

@@ -73,13 +73,33 @@ pub struct Identity {
     pub log_file_bytes: u64,
     /// Major version of the server when the archive was made, e.g. `15`.
     pub server_version: u32,
+    /// How the archive is encrypted, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+}
+
+/// How an archive is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encryption {
+    /// Version of the way in which objects are sealed; this program knows version 1.
+    pub version: u32,
+    /// The public half of the key that signs all objects (Ed25519, in base64).
+    pub writer: String,
 }
 
 #[cfg(test)]
 impl Identity {
     /// Some system, for tests to which only the size of its log files matters.
     pub(crate) fn some(log_file_bytes: u64) -> Self {
-        Self { format_version: 1, engine: "postgres".into(), system: "7".into(), log_file_bytes, server_version: 15 }
+        Self {
+            format_version: 1,
+            engine: "postgres".into(),
+            system: "7".into(),
+            log_file_bytes,
+            server_version: 15,
+            encryption: None,
+        }
     }
 }
 

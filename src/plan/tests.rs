@@ -32,6 +32,7 @@ impl World {
             system: "1".into(),
             log_file_bytes: FILE,
             server_version: 1,
+            encryption: None,
         };
         Self {
             catalog: Catalog { identity, timelines: BTreeMap::new(), bases: Vec::new(), damaged_bases: Vec::new() },

@@ -108,7 +108,7 @@ pub async fn restore(
     let mut outcome = Outcome::default();
     let request = &Request { to: destination(&request.to)?, ..request.clone() };
     for dir in request.tablespace_map.iter().map(|(_, new)| new).chain([&request.to]) {
-        copies(archive.store.as_ref()).iter().try_for_each(|store| apart::check(dir, store.local_root()))?;
+        copies(archive.store.as_ref()).iter().try_for_each(|store| apart::check(dir, store.directory()))?;
     }
     let partial = beside(&request.to, ".partial")?;
     let scratch = beside(&request.to, ".partial.run")?;

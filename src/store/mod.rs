@@ -49,7 +49,7 @@ pub enum Part {
         /// How many.
         len: u64,
     },
-    /// The last `len` bytes; all of a shorter object.
+    /// The last `len` bytes; all of a shorter object. Of one that is sealed, no more than its footer.
     Last(u64),
 }
 
@@ -144,6 +144,20 @@ pub trait Store: Send + Sync {
     /// The directory in which open tails may be kept, for stores on a local disk.
     fn local_root(&self) -> Option<&Path> {
         None
+    }
+
+    /// The directory in which its objects lie, if they lie on this machine.
+    fn directory(&self) -> Option<&Path> {
+        self.local_root()
+    }
+
+    /// Reads an object as it lies there, as it is to lie in a copy; `None` when there is none. The same as all of it,
+    /// where objects are not sealed.
+    ///
+    /// # Errors
+    /// As [`Store::get`]; [`crate::Kind::Corruption`] for a sealed object that is not as it was written.
+    async fn as_stored(&self, name: &str) -> Result<Option<Bytes>> {
+        self.get(name, Part::All).await
     }
 
     /// Whether it was found to replace objects where none should have been created: then it cannot

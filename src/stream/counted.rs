@@ -86,6 +86,7 @@ impl Run<'_> {
         let (engine, compression) = (self.archiver.engine.clone(), self.archiver.settings.compression);
         match resume::at_end(&self.with_spool(), engine.as_ref(), catalog, timeline, &self.epoch, compression).await? {
             Led::Ready(ready) => Ok(Some(*ready)),
+            Led::Sealed(_) => Err(Error::failure("a segment of whole transactions ends inside one")),
             Led::Damaged(segment, error) => {
                 let name = self.archive.object_of(timeline, &segment);
                 match self.unreadable.insert(name, Err(error.to_string())) {

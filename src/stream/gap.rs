@@ -79,6 +79,8 @@ impl Run<'_> {
             match resume::at_end(&self.with_spool(), engine, catalog, timeline, &self.epoch, compression).await? {
                 Led::Ready(ready) => *ready,
                 Led::Damaged(_, error) => return Err(error),
+                // Without a tail there is nothing to close.
+                Led::Sealed(_) => return Ok(()),
             };
         match ready.carried {
             Some(tail) => self.seal(timeline, &tail).await,
@@ -93,6 +95,9 @@ impl Run<'_> {
             let (epoch, compression) = (self.epoch.number(), self.archiver.settings.compression);
             self.with_spool().create_segment(timeline, &tail.bytes, &tail.summary, epoch, compression).await?;
         }
-        self.with_spool().store.delete(&tail.object).await
+        match &tail.tail {
+            Some(object) => self.with_spool().store.delete(object).await,
+            None => Ok(()),
+        }
     }
 }

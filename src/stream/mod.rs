@@ -26,10 +26,12 @@ use crate::model::cluster::{ClusterName, ServerState};
 use crate::model::offset::Offset;
 use crate::model::time::Clock;
 use crate::model::timeline::TimelineId;
+use crate::seal::key::Keys;
 use crate::segment::codec::Compression;
 use crate::store::Store;
 
 pub mod ack;
+mod again;
 pub mod backup;
 pub mod base;
 pub mod compact;
@@ -100,6 +102,8 @@ pub struct Archiver {
     pub store: Arc<dyn Store>,
     /// Its name there.
     pub cluster: ClusterName,
+    /// The keys, if it is encrypted.
+    pub keys: Keys,
     /// Which kind of database.
     pub engine: Arc<dyn Engine>,
     /// Where the database is.
@@ -175,7 +179,8 @@ impl Archiver {
         }
         let Some(connected) = unless_stopped(&stop, self.connect()).await else { return Ok(()) };
         let (source, server) = connected?;
-        let archive = Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity).await?;
+        let archive =
+            Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity, &self.keys).await?;
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), CLAIMED_BY).await?;
         if let Some(spool) = &spool {
             spool.own(&epoch)?;
@@ -327,12 +332,12 @@ impl Run<'_> {
 
     /// The archive with what waits in the spool.
     fn with_spool(&self) -> Archive {
-        let Archive { store, layout, identity } = self.archive.clone();
+        let Archive { store, layout, identity, ring } = self.archive.clone();
         let store = match &self.spool {
             Some(spool) => Arc::new(WithSpool { store, spool: Arc::clone(spool) }),
             None => store,
         };
-        Archive { store, layout, identity }
+        Archive { store, layout, identity, ring }
     }
 
     /// Brings what waits in the spool to the store, before anything is streamed behind `start`, where `timeline` goes on.

@@ -46,6 +46,11 @@ fn unindexed(log: &TimelineLog) -> usize {
     log.segments.len() - log.segments.partition_point(|segment| segment.range.start < indexed)
 }
 
+/// Where a timeline's log ends.
+fn log_end(catalog: &Catalog, timeline: TimelineId) -> Option<Offset> {
+    catalog.timelines.get(&timeline).and_then(TimelineLog::unbroken).map(|(_, end)| end)
+}
+
 impl Run<'_> {
     /// Streams one timeline over one connection.
     pub(super) async fn pass(&mut self, connected: Option<(Box<dyn Source>, ServerState)>) -> Result<Pass> {
@@ -137,6 +142,18 @@ impl Run<'_> {
                         .await?;
                 match led {
                     Led::Ready(ready) => (timeline, *ready),
+                    Led::Sealed(sealed) => match self.read_again(source.as_mut(), timeline, &sealed).await {
+                        Err(error) if error.kind() == Kind::Absent => {
+                            let end = log_end(&catalog, timeline).unwrap_or(sealed.segment.range.end);
+                            let at = self.beginning(slot_start, &server).offset;
+                            if at <= end {
+                                return Err(error.with_kind(Kind::DatabaseUnreachable));
+                            }
+                            self.record_gap(timeline, end, at, &error).await?;
+                            return Ok(None);
+                        }
+                        ready => (timeline, ready?),
+                    },
                     Led::Damaged(segment, error) => {
                         let name = self.archive.object_of(timeline, &segment);
                         if self.unreadable.insert(name, Err(error.to_string())).is_some() {
@@ -187,7 +204,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn resume(&self, timeline: TimelineId, offset: Offset) -> Resume {
+    pub(super) fn resume(&self, timeline: TimelineId, offset: Offset) -> Resume {
         Resume { timeline, offset, position: self.archiver.engine.position(offset) }
     }
 

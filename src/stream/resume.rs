@@ -39,6 +39,18 @@ pub enum Led {
     /// A segment whose bytes are needed proved damaged: without it, streaming goes on
     /// elsewhere.
     Damaged(SegmentInfo, Error),
+    /// The record that is open at the end began in a segment that an earlier archiver encrypted.
+    Sealed(Sealed),
+}
+
+/// An end that cannot be read, and what has to be read again because of it.
+pub struct Sealed {
+    /// In it the last whole record ends.
+    pub segment: SegmentInfo,
+    /// There.
+    pub boundary: Offset,
+    /// Segments of the same log file before it.
+    pub file_segments: Vec<SegmentInfo>,
 }
 
 /// A scanner, or the damaged segment that it had to read.
@@ -68,6 +80,8 @@ pub async fn at_end(
         let Some(tail) = tail.first().copied().filter(|s| s.holder == Holder::Tail) else { continue };
         let scanner = match lead(archive, engine, timeline, log, before, Some(tail.range.start)).await? {
             Ok(scanner) => scanner,
+            // What a tail holds may have been acknowledged.
+            Err((_, error)) if error.kind() == Kind::WrongKey => return Err(error),
             Err((segment, error)) => return Ok(Led::Damaged(segment, error)),
         };
         let (scanner, mut tail) = read_tail(archive, engine, timeline, &tail, scanner).await?;
@@ -76,7 +90,9 @@ pub async fn at_end(
             carried = Some((scanner, tail));
         } else {
             archive.create_segment(timeline, &tail.bytes, &tail.summary, epoch.number(), compression).await?;
-            archive.store.delete(&tail.object).await?;
+            if let Some(object) = &tail.tail {
+                archive.store.delete(object).await?;
+            }
             let holder = Holder::Segment(compression.codec());
             segments[i] = SegmentInfo::of(&tail.summary, epoch.number(), holder);
         }
@@ -92,6 +108,12 @@ pub async fn at_end(
         Some((scanner, tail)) => (scanner, Some(tail)),
         None => match lead(archive, engine, timeline, log, closed, None).await? {
             Ok(scanner) => (scanner, None),
+            Err((segment, error)) if error.kind() == Kind::WrongKey => {
+                let file = segment.range.start.floor_to(archive.identity.log_file_bytes);
+                let before = closed.iter().filter(|s| s.range.start >= file && s.range.end <= segment.range.start);
+                let boundary = closed.last().map_or(segment.boundary, |last| last.boundary);
+                return Ok(Led::Sealed(Sealed { segment, boundary, file_segments: before.copied().collect() }));
+            }
             Err((segment, error)) => return Ok(Led::Damaged(segment, error)),
         },
     };
@@ -125,7 +147,7 @@ async fn read_tail(
     summary.boundary = scanner.boundary();
     summary.position = scanner.position().unwrap_or_else(|| engine.position(tail.range.end));
     let object = archive.object_of(timeline, tail);
-    Ok((scanner, Carried { start: tail.range.start, bytes, summary, object }))
+    Ok((scanner, Carried { start: tail.range.start, bytes, summary, tail: Some(object) }))
 }
 
 /// Removes tails of earlier writers that begin at or before `end`, where the archive's log ends,
@@ -190,7 +212,7 @@ fn whole_records_only(
         summary.position = whole.position().unwrap_or(position);
     }
     let scanner = whole;
-    let carried = Some(Carried { start: tail.start, bytes, summary, object: tail.object.clone() });
+    let carried = Some(Carried { start: tail.start, bytes, summary, tail: tail.tail.clone() });
     Ok(Ready { scanner, start: boundary, carried, file_segments })
 }
 
@@ -241,6 +263,7 @@ async fn lead(
             Err(error) if error.kind() == Kind::Corruption && segment.holder != Holder::Tail => {
                 return Ok(Err((*segment, error)));
             }
+            Err(error) if error.kind() == Kind::WrongKey => return Ok(Err((*segment, error))),
             bytes => bytes?,
         };
         let skip = usize::try_from(scanner.offset().since(segment.range.start)).unwrap_or(usize::MAX);

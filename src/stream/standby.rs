@@ -82,7 +82,7 @@ impl Watch {
     /// Whether it is time to take over.
     async fn look(&mut self, archiver: &Archiver, patience: Duration) -> Result<bool> {
         let (mut source, server) = archiver.connect().await?;
-        let archive = Archive::open(archiver.store.clone(), &archiver.cluster).await?;
+        let archive = Archive::open(archiver.store.clone(), &archiver.cluster, &archiver.keys).await?;
         archive.check_identity(&server.identity)?;
         let signs = self.signs_of(archiver, &archive).await?;
         if signs != self.signs {

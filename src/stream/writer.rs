@@ -208,20 +208,21 @@ impl Writer {
     /// nobody else can still be writing to it.
     fn adopt_carried(&mut self) -> Result<()> {
         let Some(carried) = self.setup.carried.take() else { return Ok(()) };
-        let own = self.tail_name(carried.start) == carried.object;
-        let mut tail = match (&self.setup.tails, own) {
+        let own_name = self.tail_name(carried.start);
+        let mut tail = match (&self.setup.tails, &carried.tail) {
+            (None, _) => None,
             // A tail of this very writer, from before the connection was lost.
-            (Some(tails), true) => {
-                Tail::reopen(tails.folder.join(file_name(&carried.object)), carried.start, &carried.bytes)?
+            (Some(tails), Some(object)) if *object == own_name => {
+                Some(Tail::reopen(tails.folder.join(file_name(object)), carried.start, &carried.bytes)?)
             }
-            _ => {
+            (Some(_), _) => {
                 let mut tail = self.new_tail(carried.start)?;
                 tail.append(&carried.bytes)?;
                 tail.sync()?;
-                tail
+                Some(tail)
             }
         };
-        if let Some(confirmed) = carried.summary.confirmed {
+        if let (Some(tail), Some(confirmed)) = (&mut tail, carried.summary.confirmed) {
             tail.confirm(Trailer { boundary: self.setup.scanner.boundary(), confirmed })?;
         }
         self.confirmed = carried.summary.confirmed;
@@ -237,7 +238,7 @@ impl Writer {
         let mut segment = self.compressing(carried.start, true);
         segment.feed(carried.bytes);
         self.open = Some(Open {
-            tail: Some(Box::new(tail)),
+            tail: tail.map(Box::new),
             segment,
             summary: carried.summary,
             opened,
@@ -246,13 +247,11 @@ impl Writer {
             sent: None,
         });
         self.tell_tail();
-        if own {
-            return Ok(());
-        }
+        let Some(object) = carried.tail.filter(|object| *object != own_name) else { return Ok(()) };
         self.runtime.block_on(async {
             match &self.setup.spool {
-                Some(spool) => spool.remove(&carried.object).await,
-                None => self.setup.archive.store.delete(&carried.object).await,
+                Some(spool) => spool.remove(&object).await,
+                None => self.setup.archive.store.delete(&object).await,
             }
         })
     }

@@ -20,6 +20,7 @@ mod connect;
 mod copy;
 mod crash;
 mod damage;
+mod encryption;
 mod failover;
 mod garage;
 mod harness;

@@ -8,6 +8,7 @@ use pitr::catalog::Holder;
 use pitr::catalog::archive::Archive;
 use pitr::engine;
 use pitr::model::changes::{ChangeKind, Changes};
+use pitr::seal::key::Keys;
 use pitr::store::local::LocalStore;
 
 use crate::support::mysql::{Make, MySqlServer};
@@ -76,7 +77,7 @@ fn archived(pitr: &Pitr<'_>) -> Changes {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let store = LocalStore::open(pitr.cluster_dir().parent().unwrap()).unwrap();
-        let archive = Archive::open(Arc::new(store), &"main".parse().unwrap()).await.unwrap();
+        let archive = Archive::open(Arc::new(store), &"main".parse().unwrap(), &Keys::default()).await.unwrap();
         let catalog = archive.catalog(engine::by_name("mysql").unwrap().as_ref()).await.unwrap();
         let mut changes = Changes::default();
         for (timeline, log) in &catalog.timelines {

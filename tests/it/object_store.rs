@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pitr::engine::{self, Engine, SourceOptions};
 use pitr::model::time::SystemClock;
+use pitr::seal::key::Keys;
 use pitr::segment::codec::Compression;
 use pitr::store::local::LocalStore;
 use pitr::store::{Created, ObjectInfo, Part, Store};
@@ -67,6 +68,7 @@ fn archive_while(pitr: &Pitr, server: &Server, work: impl FnOnce()) {
     let url = server.url();
     let engine: Arc<dyn Engine> = Arc::from(engine::by_url(&url).unwrap());
     let archiver = Archiver {
+        keys: Keys::default(),
         store: Arc::new(Objects(LocalStore::open(pitr.store()).unwrap())),
         cluster: "main".parse().unwrap(),
         engine,

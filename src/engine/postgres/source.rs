@@ -139,6 +139,7 @@ impl Walsender {
                 system: system.clone(),
                 log_file_bytes,
                 server_version: self.connection.server_version_num() / 10_000,
+                encryption: None,
             },
             version: self.connection.parameter("server_version").unwrap_or_default().to_owned(),
             timeline,

@@ -89,8 +89,8 @@ pub struct Setup {
     /// Whether the server's clock tells up to when the log is complete: that of a primary
     /// does. A standby may lack log for hours and not know it.
     pub confirms: bool,
-    /// Bytes that precede `start` without a gap and are not in a segment yet: what an
-    /// older tail held. With the marks that end in them.
+    /// Bytes that precede `start` without a gap and become part of the first segment. With the
+    /// marks that end in them.
     pub carried: Option<Carried>,
     /// Turns true once a segment is about to be created.
     pub creates: Arc<AtomicBool>,
@@ -117,7 +117,7 @@ pub struct Tails {
     pub count: bool,
 }
 
-/// The valid bytes of a tail that another writer left.
+/// The valid bytes of a tail that another writer left, or those of a segment that have come once more.
 pub struct Carried {
     /// First offset.
     pub start: Offset,
@@ -125,6 +125,6 @@ pub struct Carried {
     pub bytes: Bytes,
     /// What they hold, and up to when that is complete.
     pub summary: Summary,
-    /// The object they came from, removed once they are safe in a tail of ours.
-    pub object: String,
+    /// The tail they came from, removed once they are safe under our own hand.
+    pub tail: Option<String>,
 }

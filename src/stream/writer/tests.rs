@@ -162,7 +162,8 @@ impl Place {
             settled: Mutex::default(),
         });
         let identity = Identity { engine: "toy".into(), ..Identity::some(FILE) };
-        let archive = Archive { store: doors.clone(), layout: Layout::new("main".parse().unwrap()), identity };
+        let archive =
+            Archive { store: doors.clone(), layout: Layout::new("main".parse().unwrap()), identity, ring: None };
         Self { doors, archive, _dir: dir }
     }
 
@@ -237,7 +238,7 @@ impl Place {
         let log = Bytes::from(raw.clone());
         raw.resize(FILE as usize / 2, 0);
         self.archive.store.create(&name, vec![raw.into()]).await.unwrap();
-        Carried { start: Offset(start), bytes: log, summary, object: name }
+        Carried { start: Offset(start), bytes: log, summary, tail: Some(name) }
     }
 
     /// The log in the widest segment there, by the writer of the last epoch.
@@ -790,7 +791,7 @@ async fn a_tail_of_ours_is_gone_on_with_after_the_connection_was_lost() {
     session.end().await.0.unwrap();
     let name = place.archive.layout.name(&ObjectName::Tail { timeline: T1, start: Offset(0), epoch: 1 });
     let summary = Summary { range: range(0, 20), ..Summary::empty(Offset(0), Offset(20)) };
-    let carried = Carried { start: Offset(0), bytes: log(0, 20), summary, object: name };
+    let carried = Carried { start: Offset(0), bytes: log(0, 20), summary, tail: Some(name) };
     let mut session =
         Session::begin(Setup { carried: Some(carried), scanner: scanner_at(20), start: Offset(20), ..again });
     session.durable(20).await;

@@ -300,6 +300,9 @@ impl Housekeeping {
                 Err(error) if error.kind() == Kind::Corruption => {
                     tracing::error!(%error, hint = error.advice(), "small segments of a log file are not joined");
                 }
+                Err(error) if error.kind() == Kind::WrongKey => {
+                    tracing::debug!(%error, "small segments of an earlier archiver are not joined");
+                }
                 compacted => drop(compacted?),
             }
         }

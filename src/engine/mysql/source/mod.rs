@@ -220,6 +220,7 @@ impl Source for MySqlSource {
                 system: facts.flavor.to_string().to_ascii_lowercase(),
                 log_file_bytes: NO_FILES,
                 server_version: facts.version_number.0 * 100 + facts.version_number.1,
+                encryption: None,
             },
             version: facts.version.clone(),
             timeline: TimelineId(0),

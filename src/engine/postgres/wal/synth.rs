@@ -31,6 +31,7 @@ pub(super) fn identity(version: u32) -> Identity {
         system: SYSTEM.to_string(),
         log_file_bytes: FILE_BYTES,
         server_version: version,
+        encryption: None,
     }
 }
 
