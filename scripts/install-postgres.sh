@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests and the demonstration need and the machine lacks:
-# PostgreSQL's server and client programs, lz4, zstd, openssl, strace and a C compiler.
+# PostgreSQL's server and client programs, age, Python with its cryptography package, lz4, zstd, openssl, strace and a C compiler.
 # With --bench also the peers that the benchmarks compare with.
 #
 # Does nothing when everything is there. Works as root, or as an ordinary user who
@@ -33,6 +33,8 @@ postgres_bin_dir() {
 missing=()
 postgres_bin_dir >/dev/null || missing+=(postgresql)
 command -v lz4 >/dev/null 2>&1 || missing+=(lz4)
+command -v age >/dev/null 2>&1 || missing+=(age)
+/usr/bin/python3 -c 'import cryptography' 2>/dev/null || missing+=(python3-cryptography)
 command -v openssl >/dev/null 2>&1 || missing+=(openssl)
 command -v zstd >/dev/null 2>&1 || missing+=(zstd)
 command -v strace >/dev/null 2>&1 || missing+=(strace)

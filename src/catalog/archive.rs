@@ -36,8 +36,8 @@ pub struct Archive {
     pub layout: Layout,
     /// Which database they are of.
     pub identity: Identity,
-    /// The keys, where they are sealed; `store` knows them.
-    pub ring: Option<Arc<Ring>>,
+    /// What seals them, where they are sealed; below `store`.
+    pub sealed: Option<Arc<Sealed>>,
 }
 
 impl Archive {
@@ -67,26 +67,40 @@ impl Archive {
                     .hint("an archive is encrypted from its beginning or not at all: make another one under a new --cluster, or give no key"));
             }
         };
-        let plain = Self { store: Arc::clone(&store), layout, identity, ring };
-        Ok(plain.over(store))
+        Ok(match ring {
+            Some(ring) => Self::sealed(Arc::new(Sealed::new(store, layout.clone(), ring)), layout, identity),
+            None => Self { store, layout, identity, sealed: None },
+        })
+    }
+
+    fn sealed(sealed: Arc<Sealed>, layout: Layout, identity: Identity) -> Self {
+        Self { store: Arc::clone(&sealed) as Arc<dyn Store>, layout, identity, sealed: Some(sealed) }
     }
 
     /// The same archive in another store, which holds its objects as they are stored.
     #[must_use]
     pub fn over(&self, store: Arc<dyn Store>) -> Self {
-        let Self { layout, identity, ring, .. } = self.clone();
-        let store = match &ring {
-            Some(ring) => Arc::new(Sealed::new(store, layout.clone(), Arc::clone(ring))),
-            None => store,
-        };
-        Self { store, layout, identity, ring }
+        let (layout, identity) = (self.layout.clone(), self.identity.clone());
+        match &self.sealed {
+            Some(sealed) => Self::sealed(Arc::new(sealed.over(store)), layout, identity),
+            None => Self { store, layout, identity, sealed: None },
+        }
+    }
+
+    /// The store with the objects as they are stored.
+    #[must_use]
+    pub fn stored(&self) -> Arc<dyn Store> {
+        match &self.sealed {
+            Some(sealed) => Arc::clone(sealed.inner()),
+            None => Arc::clone(&self.store),
+        }
     }
 
     /// Bytes of an object that was read as it is stored, before it was sealed.
     #[must_use]
     pub fn plain_bytes(&self, stored: &Bytes) -> u64 {
         let stored = stored.len() as u64;
-        self.ring.as_ref().and_then(|_| plain_bytes(stored)).unwrap_or(stored)
+        self.sealed.as_ref().and_then(|_| plain_bytes(stored)).unwrap_or(stored)
     }
 
     /// Refuses an archive that this one is no copy of.

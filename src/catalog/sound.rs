@@ -22,7 +22,7 @@ use crate::store::Part;
 /// [`Kind::Corruption`] naming the object when it is not what was written; the store's.
 pub async fn read(archive: &Archive, object: &ObjectName) -> Result<Option<Bytes>> {
     let name = archive.layout.name(object);
-    if archive.ring.is_some() {
+    if archive.sealed.is_some() {
         return read_sealed(archive, object, &name).await;
     }
     let Some(bytes) = archive.store.get(&name, Part::All).await? else { return Ok(None) };

@@ -18,6 +18,7 @@ use crate::model::time::{Clock as _, SystemClock};
 use crate::model::timeline::TimelineId;
 use crate::seal::key::{ArchiverKey, RestoreKey, recipient_of, writer_text};
 use crate::seal::ring::{KeyInfo, Ring};
+use crate::seal::store::Sealed;
 
 /// Options of `pitr key`.
 #[derive(Debug, clap::Args)]
@@ -120,7 +121,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 fn ring(opened: &Opened) -> Result<&Ring> {
-    opened.archive.ring.as_deref().ok_or_else(|| Error::new(Kind::WrongKey, "the archive is not encrypted"))
+    opened.archive.sealed.as_deref().map(Sealed::ring).ok_or_else(|| Error::new(Kind::WrongKey, "the archive is not encrypted"))
 }
 
 async fn check(settings: &Settings) -> Result<ExitCode> {
@@ -189,12 +190,17 @@ async fn rotate(settings: &Settings, args: &RotateArgs) -> Result<ExitCode> {
     let done = Rotated { schema_version: 1, made, replaced, forgotten: args.forget };
     if settings.json {
         output::print_json(&done)?;
-    } else if done.made.is_empty() {
-        output::print("all data keys are wrapped for these recipients already\n")?;
     } else {
-        let mut text = format!("wrapped anew {} data keys\n", done.made.len());
-        if !args.forget {
-            text.push_str("what they replace is still there: with --forget it is deleted\n");
+        let mut text = match done.made.len() {
+            0 => "all data keys are wrapped for these recipients already\n".to_owned(),
+            count => format!("wrapped anew {count} data keys\n"),
+        };
+        match (done.replaced.len(), args.forget) {
+            (0, _) => {}
+            (count, true) => text.push_str(&format!("deleted {count} earlier wraps\n")),
+            (count, false) => {
+                text.push_str(&format!("{count} earlier wraps are still there: with --forget they are deleted\n"));
+            }
         }
         output::print(&text)?;
     }

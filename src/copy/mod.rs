@@ -90,10 +90,11 @@ pub async fn copy(
     let packs = names(source, layout, &layout.packs()).await?;
     let log = names(source, layout, &layout.log()).await?;
     let epochs = names(source, layout, &layout.epochs()).await?;
-    let there = names(to.as_ref(), layout, &layout.everything()).await?;
+    let to = from.over(to);
+    let there = names(to.store.as_ref(), layout, &layout.everything()).await?;
     let mut copy = Copy {
         from: from.clone(),
-        to: from.over(to),
+        to,
         engine,
         compression,
         progress,
@@ -175,7 +176,7 @@ impl Copy<'_> {
 
     /// The data keys, where there are any.
     async fn keys(&mut self) -> Result<()> {
-        if self.from.ring.is_some() {
+        if self.from.sealed.is_some() {
             for key in names(self.from.store.as_ref(), &self.from.layout, &self.from.layout.keys()).await?.keys() {
                 self.one(key).await?;
             }

@@ -168,7 +168,7 @@ impl Repair<'_> {
                 if Arc::ptr_eq(&from.store, &to.store) {
                     continue;
                 }
-                match copy(from, Arc::clone(&to.store), engine, compression, &|_, _| {}).await {
+                match copy(from, to.stored(), engine, compression, &|_, _| {}).await {
                     Ok(report) => self.done.copied += report.objects,
                     // What is damaged is told of already.
                     Err(error) if matches!(error.kind(), Kind::Fenced | Kind::Corruption) => {

@@ -126,7 +126,7 @@ mod tests {
     async fn given(known: &[(u32, u64, u64)], log: &[(u32, u64, u64, u64)], cut: u64) -> Vec<(u32, u64, u64)> {
         let identity = Identity::some(FILE);
         let (store, layout) = (Arc::new(MemoryStore::new()), Layout::new("main".parse().unwrap()));
-        let archive = Archive { store, layout, identity: identity.clone(), ring: None };
+        let archive = Archive { store, layout, identity: identity.clone(), sealed: None };
         let info = |start, end| {
             let range = OffsetRange::new(Offset(start), Offset(end));
             let summary = Summary { range, ..Summary::empty(range.start, range.end) };

@@ -17,6 +17,7 @@
 //! for what cannot be read ([`crate::Kind::WrongKey`]). `cluster.json`, the writers' epochs and `key/`
 //! are readable by all; `docs/format.md` has the bytes.
 
+mod kept;
 pub mod key;
 pub mod object;
 pub mod ring;

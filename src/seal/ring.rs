@@ -12,7 +12,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read as _, Write as _};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use age::x25519;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::kept::KeptKeys;
 use super::key::{ArchiverKey, Keys, RestoreKey, Secret, archive_id, writer_text};
 use super::object::{Key, Writer};
 use crate::catalog::layout::{Layout, ObjectName};
@@ -73,6 +75,8 @@ pub struct Ring {
     known: Mutex<HashMap<u32, Secret>>,
     /// The one to write with, and since when.
     current: tokio::sync::Mutex<Option<(u32, Secret, Instant)>>,
+    /// Where the newest ones are kept for the next archiver on this machine.
+    kept: OnceLock<KeptKeys>,
 }
 
 impl Ring {
@@ -109,6 +113,7 @@ impl Ring {
             restore: keys.restore.clone(),
             known: Mutex::default(),
             current: tokio::sync::Mutex::default(),
+            kept: OnceLock::new(),
         };
         ring.metadata = match &keys.archiver {
             Some(key) => key.metadata(&ring.archive)?,
@@ -172,8 +177,24 @@ impl Ring {
         }
         let (number, key) = self.make(store).await?;
         self.remember(number, &key);
+        if let Some(kept) = self.kept.get() {
+            kept.add(number, &key)?;
+        }
         *current = Some((number, key.clone(), Instant::now()));
         Ok((number, key))
+    }
+
+    /// Keeps the newest data keys in `folder`, where log lies as it came anyway: so an archiver that is started again
+    /// reads what the one before it wrote last.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when the file there is damaged; [`Kind::StoreUnreachable`] when it cannot be read.
+    pub fn keep_in(&self, folder: &Path) -> Result<()> {
+        let kept = KeptKeys::open(folder, &self.archive)?;
+        kept.all().iter().for_each(|(number, key)| self.remember(*number, key));
+        // There is one spool for a process.
+        let _ = self.kept.set(kept);
+        Ok(())
     }
 
     /// All keys in the store, each as it was wrapped last; their signatures hold.
@@ -191,7 +212,7 @@ impl Ring {
     }
 
     /// Wraps every key of the archive that is wrapped for others than the archiver key names now. Gives the objects it made,
-    /// and those that they replace.
+    /// and those that a later wrap replaces.
     ///
     /// # Errors
     /// [`Kind::WrongKey`] without both keys; as [`Ring::all`].
@@ -207,11 +228,14 @@ impl Ring {
         for info in self.all(store).await? {
             let mut theirs = info.recipients;
             theirs.sort();
+            let mut wraps =
+                self.wraps(store, &self.layout.name(&ObjectName::Key { number: info.number, wrap: 0 })).await?;
             if theirs == recipients {
+                wraps.retain(|_, name| *name != info.object);
+                replaced.extend(wraps.into_values());
                 continue;
             }
             let (key, _) = self.unwrap(store, &info.object, restore).await?;
-            let wraps = self.wraps(store, &self.layout.name(&ObjectName::Key { number: info.number, wrap: 0 })).await?;
             let last = wraps.keys().next_back().map_or(0, |(_, wrap)| *wrap);
             let wrap = last
                 .checked_add(1)

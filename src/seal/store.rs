@@ -43,6 +43,24 @@ impl Sealed {
         Self { inner, several, layout, ring, trailers: Mutex::default() }
     }
 
+    /// The same over another store, which holds a copy of the archive, or shall.
+    #[must_use]
+    pub fn over(&self, store: Arc<dyn Store>) -> Self {
+        Self::new(store, self.layout.clone(), Arc::clone(&self.ring))
+    }
+
+    /// The store with the sealed objects.
+    #[must_use]
+    pub const fn inner(&self) -> &Arc<dyn Store> {
+        &self.inner
+    }
+
+    /// The keys.
+    #[must_use]
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
     /// What is to lie in the store.
     async fn sealed(&self, name: &str, body: Vec<Bytes>) -> Result<Vec<Bytes>> {
         let Some(object) = self.layout.parse(name).filter(is_sealed) else { return Ok(body) };

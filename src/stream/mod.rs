@@ -181,6 +181,9 @@ impl Archiver {
         let (source, server) = connected?;
         let archive =
             Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity, &self.keys).await?;
+        if let (Some(sealed), Some(spool)) = (&archive.sealed, &spool) {
+            sealed.ring().keep_in(&spool.root().join(self.cluster.as_str()))?;
+        }
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), CLAIMED_BY).await?;
         if let Some(spool) = &spool {
             spool.own(&epoch)?;
@@ -332,12 +335,12 @@ impl Run<'_> {
 
     /// The archive with what waits in the spool.
     fn with_spool(&self) -> Archive {
-        let Archive { store, layout, identity, ring } = self.archive.clone();
+        let Archive { store, layout, identity, sealed } = self.archive.clone();
         let store = match &self.spool {
             Some(spool) => Arc::new(WithSpool { store, spool: Arc::clone(spool) }),
             None => store,
         };
-        Archive { store, layout, identity, ring }
+        Archive { store, layout, identity, sealed }
     }
 
     /// Brings what waits in the spool to the store, before anything is streamed behind `start`, where `timeline` goes on.

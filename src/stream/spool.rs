@@ -419,7 +419,7 @@ mod tests {
 
     fn archive() -> Archive {
         let layout = Layout::new("main".parse().unwrap());
-        Archive { store: Arc::new(MemoryStore::new()), layout, identity: Identity::some(100), ring: None }
+        Archive { store: Arc::new(MemoryStore::new()), layout, identity: Identity::some(100), sealed: None }
     }
 
     fn segment(archive: &Archive, start: u64, end: u64, epoch: u32) -> String {

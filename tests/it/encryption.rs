@@ -3,14 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::bad_input::damage;
 use crate::mysql_restore::{Place, start};
 use crate::support::load::{mark, marker_table};
-use crate::support::mysql::{Load, Make, wait_for_markers};
-use crate::support::oracle::{marker_xids, open_restored};
-use crate::support::{Pitr, Scratch, Server};
+use crate::support::mysql::{self, Make, wait_for_markers};
+use crate::support::oracle::{
+    archive_start, assert_export_equals_wal, assert_same_bytes, marker_xids, open_restored, segment_files,
+    wal_file_name,
+};
+use crate::support::programs::tool;
+use crate::support::s3::{Harm, S3};
+use crate::support::{Load, PATIENCE, Pitr, Scratch, Server, condition};
 
 /// Text that only data holds.
 const SECRET: &str = "correct horse battery staple";
@@ -140,10 +144,8 @@ fn an_encrypted_archive_opens_with_its_restore_key_only() {
         (&["--key-file", archiver], "no restore key is given"),
         (&[], "is encrypted, and no key is given"),
     ] {
-        for verb in [&["restore", "--target", "latest", "--to", &to][..], &["plan", "--target", "latest"]] {
-            let refused = world.pitr.run(verb.iter().chain(key)).exit(12);
-            assert!(refused.said().contains(says), "{says}: {}", refused.said());
-        }
+        let restore = ["restore", "--target", "latest", "--to", &to];
+        world.pitr.run(restore.iter().chain(key)).exit(12).says(&[says]);
     }
     assert!(!Path::new(&to).exists());
     for key in [&["--key-file", &other.archiver][..], &["--restore-key", restore], &[]] {
@@ -252,4 +254,211 @@ fn what_somebody_else_put_into_an_encrypted_archive_is_refused_by_name() {
     world.pitr.ok(["verify", "--read-data", "--restore-key", &restore]).says(&["sound"]);
     world.pitr.ok(world.plan());
     world.restores("restored");
+}
+
+/// Its small segments end wherever the clock says.
+#[test]
+fn an_archiver_goes_on_in_the_middle_of_a_record_that_it_cannot_read() {
+    let scratch = Scratch::new();
+    let mut world = World::new(&scratch);
+    let load = Load::markers(&scratch, &world.server, 2, 1);
+    let mut asked = 0;
+    for _ in 0..6 {
+        world.server.sql(&format!("INSERT INTO passwords SELECT '{SECRET}', n FROM generate_series(1, 100000) n"));
+        let before = world.objects("log").len();
+        let archiver = world.pitr.archive_with(&["--key-file", &world.keys.archiver, "--no-backup"]);
+        condition("some segments", PATIENCE, || (world.objects("log").len() > before + 3).then_some(()));
+        asked += usize::from(archiver.kill().said().contains("is asked for its log once more"));
+    }
+    load.stop(&world.server);
+    assert!(asked > 0, "no segment ended inside a record");
+    world.server.sql("TRUNCATE passwords; INSERT INTO passwords SELECT 'gone', n FROM generate_series(1, 500) n");
+    world.catch_up();
+    world.pitr.ok(["verify", "--read-data", "--restore-key", &world.keys.restore]).says(&["sound"]);
+    assert_exported(&world);
+    world.rows = marker_xids(&world.server).into_iter().collect();
+    world.restores("restored");
+}
+
+/// The spool keeps the keys for the next archiver, beside log that is not encrypted.
+#[test]
+fn what_waits_in_the_spool_of_an_encrypted_archive_survives_the_archiver() {
+    let scratch = Scratch::new();
+    let s3 = S3::start(&scratch);
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).setting("autovacuum", "off").start();
+    marker_table(&server);
+    let spool = scratch.join("spool").display().to_string();
+    let pitr = Pitr::in_bucket(&scratch, &s3, "db").source(&server).env("PITR_SPOOL", &spool).env("PITR_ACK", "spool");
+    let keys = Keys::new(&pitr, &scratch, "keys");
+    let words = ["--key-file", &keys.archiver];
+    let load = Load::markers(&scratch, &server, 2, 1);
+    for away in [false, true, true] {
+        let mut archiver = pitr.archive_with(&words);
+        archiver.wait_until_streaming();
+        archiver.wait_until_caught_up(&server);
+        if away {
+            s3.harm_when(|_| Some(Harm::Refused(503, "ServiceUnavailable")));
+        }
+        mark(&server);
+        archiver.wait_until_caught_up(&server);
+        archiver.kill();
+        s3.heal();
+    }
+    load.stop(&server);
+    pitr.ok(["archive", "--exit-when-caught-up", "--key-file", &keys.archiver]);
+    pitr.ok(["verify", "--read-data", "--restore-key", &keys.restore]).says(&["sound"]);
+    let to = scratch.join("restored");
+    pitr.restore(&server, &to, &["--target", "latest", "--restore-key", &keys.restore]);
+    assert_eq!(marker_xids(&open_restored(&scratch, "restored", &server, &to)), marker_xids(&server));
+}
+
+/// Their offsets are the archive's own: the end has to be proven when an archiver comes back.
+#[test]
+fn an_encrypted_archive_of_mariadb_goes_on_and_restores() {
+    let scratch = Scratch::new();
+    let server = start(&scratch, Make::MariaDb1011, &[]);
+    let place = Place::new(&scratch, &server);
+    let keys = Keys::new(&place.pitr, &scratch, "keys");
+    let load = mysql::Load::markers(&server, 4, 1);
+    for (count, words) in [(50, &[][..]), (200, &["--no-backup"]), (300, &["--no-backup"])] {
+        wait_for_markers(&server, count);
+        let archive = ["archive", "--exit-when-caught-up", "--key-file", &keys.archiver];
+        place.pitr.ok(archive.iter().chain(words));
+    }
+    load.stop(&server);
+    place.pitr.ok(["archive", "--exit-when-caught-up", "--no-backup", "--key-file", &keys.archiver]);
+    place.pitr.ok(["verify", "--read-data", "--restore-key", &keys.restore]).says(&["sound"]);
+    let restored = scratch.join("restored");
+    place.restore(&restored, &["--target", "latest", "--restore-key", &keys.restore]).success();
+    assert_eq!(place.open("restored", restored).checksums(), server.checksums());
+}
+
+#[test]
+fn an_encrypted_archive_is_copied_and_repaired_by_who_cannot_read_it() {
+    let scratch = Scratch::new();
+    let mut world = World::new(&scratch);
+    let (one, two) = (world.pitr.store().display().to_string(), scratch.join("two"));
+    std::fs::create_dir(&two).unwrap();
+    let two = two.display().to_string();
+    world.pitr.run(["copy", &one, &two]).exit(12);
+    let archiver = world.keys.archiver.clone();
+    let copy = ["copy", &one, &two, "--key-file", &archiver];
+    world.pitr.ok(copy);
+    world.go_on();
+    world.pitr.ok(copy).says(&["reaches"]);
+    for (name, path) in world.objects(".") {
+        let copied = Path::new(&two).join(path.strip_prefix(&one).unwrap());
+        assert!(std::fs::read(path).unwrap() == std::fs::read(copied).unwrap(), "{name} is another in the copy");
+    }
+    let both = ["--store", &one, "--store", &two];
+    let victims: Vec<PathBuf> = [world.objects("log"), world.objects("pack")]
+        .into_iter()
+        .filter_map(|objects| objects.into_values().next())
+        .collect();
+    for victim in &victims {
+        damage(victim, |bytes| bytes[100] ^= 4);
+    }
+    // Readers take what is intact.
+    let to = scratch.join("from-both");
+    let words = ["--target", "latest", "--restore-key", &world.keys.restore];
+    let words: Vec<&str> = words.into_iter().chain(both).collect();
+    world.pitr.restore(&world.server, &to, &words);
+    let verify = ["verify", "--repair", "--key-file", &archiver];
+    let repaired = world.pitr.ok(verify.iter().chain(&both));
+    for victim in &victims {
+        assert!(repaired.said().contains(victim.file_name().unwrap().to_str().unwrap()), "{}", repaired.said());
+    }
+    world.pitr.ok(["verify", "--read-data", "--restore-key", &world.keys.restore]).says(&["sound"]);
+    let from_copy = ["verify", "--read-data", "--restore-key", &world.keys.restore, "--store", &two];
+    world.pitr.ok(from_copy).says(&["sound"]);
+}
+
+#[test]
+fn data_keys_are_wrapped_anew_for_other_restore_keys() {
+    let scratch = Scratch::new();
+    let world = World::new(&scratch);
+    let next = Keys::new(&world.pitr, &scratch, "next");
+    // The successor's public half in place of the first one's, and the archiver that both believe.
+    let swap = |path: &str, from: &str, to: &str| {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.contains(from));
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    };
+    let line = |path: &str, begins: &str| {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().find(|line| line.starts_with(begins)).unwrap().to_owned()
+    };
+    let (ours, theirs) = (line(&world.keys.archiver, "recipient"), line(&next.archiver, "recipient"));
+    swap(&world.keys.archiver, &ours, &theirs);
+    swap(&next.restore, &line(&next.restore, "# pitr writer"), &line(&world.keys.restore, "# pitr writer"));
+    let check = |key: &str| world.pitr.run(["key", "check", "--restore-key", key]);
+    check(&world.keys.restore).exit(0);
+    check(&next.restore).exit(12);
+    let both = ["--key-file", &world.keys.archiver, "--restore-key", &world.keys.restore];
+    world.pitr.run(["key", "rotate", "--key-file", &world.keys.archiver]).exit(12).says(&["restore key is needed"]);
+    world.pitr.ok(["key", "rotate"].iter().chain(&both)).says(&["wrapped anew", "--forget"]);
+    check(&next.restore).exit(0).says(&["main/key/0000000001-01"]);
+    world.pitr.ok(["key", "rotate", "--forget", "--key-file", &world.keys.archiver, "--restore-key", &next.restore]);
+    assert!(!world.objects("key").contains_key("0000000001"), "the first wrap is still there");
+    check(&world.keys.restore).exit(12);
+    world.pitr.ok(["verify", "--read-data", "--restore-key", &next.restore]).says(&["sound"]);
+}
+
+/// Byte for byte what the server wrote.
+fn assert_exported(world: &World<'_>) {
+    let dir = world.scratch.join("exported");
+    let to = dir.display().to_string();
+    let end = world.server.switch_wal();
+    world.catch_up();
+    world.pitr.ok(["export", &to, "--restore-key", &world.keys.restore]);
+    let start = archive_start(&world.pitr.cluster_dir(), 1);
+    assert!(assert_export_equals_wal(&dir, &world.server, 1, start, end) > 3);
+}
+
+/// With the page's own commands and program, the stock `age` and the stock `lz4`.
+#[test]
+fn log_is_decrypted_as_the_page_on_restores_without_pitr_says() {
+    let scratch = Scratch::new();
+    let world = World::new(&scratch);
+    let page = include_str!("../../docs/restore-without-pitr.md");
+    let program = page.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
+    std::fs::write(scratch.join("unseal.py"), program).unwrap();
+    let unwrap = page.split("        python3 -c").nth(1).unwrap().split("\n\n").next().unwrap();
+    let unwrap = format!("python3 -c{unwrap}").replace("restore.key", "\"$KEY\"");
+    let shell = |script: &str| {
+        let done = tool("sh")
+            .args(["-euc", script])
+            .env("KEY", &world.keys.restore)
+            .env("HERE", scratch.path())
+            // The system's own Python, for which its packages are.
+            .env("PATH", "/usr/bin:/bin")
+            .current_dir(world.pitr.store())
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+        done.stdout
+    };
+    for (name, path) in world.objects("key") {
+        let number: u32 = name.parse().unwrap();
+        let here = unwrap.replace("main/key/0000000001", &path.display().to_string());
+        shell(&here.replace("1.key", &format!("\"$HERE\"/{number}.key")).replace('\n', " ").replace("\\ ", " "));
+    }
+    let size = world.server.wal_segment_bytes();
+    let segments = segment_files(&world.pitr.cluster_dir());
+    let whole: Vec<_> = segments.iter().filter(|s| s.start % size == 0 && s.end - s.start == size).collect();
+    assert!(whole.len() > 2, "{segments:?}");
+    for segment in whole {
+        let name = segment.path.strip_prefix(world.pitr.store()).unwrap().display().to_string();
+        let log = shell(&format!("python3 \"$HERE\"/unseal.py \"$KEY\" \"$HERE\" . {name} | lz4 -dc"));
+        let wal = std::fs::read(world.server.wal_dir().join(wal_file_name(1, segment.start, size))).unwrap();
+        assert_same_bytes(&name, &log, &wal);
+    }
+    // The program believes nobody else either.
+    let victim = &segments[0];
+    damage(&victim.path, |bytes| bytes[50] ^= 1);
+    let name = victim.path.strip_prefix(world.pitr.store()).unwrap().display().to_string();
+    let failed = shell(&format!(
+        "python3 \"$HERE\"/unseal.py \"$KEY\" \"$HERE\" . {name} > /dev/null 2>&1 && echo read || echo refused"
+    ));
+    assert_eq!(failed, b"refused\n");
 }

@@ -163,7 +163,7 @@ impl Place {
         });
         let identity = Identity { engine: "toy".into(), ..Identity::some(FILE) };
         let archive =
-            Archive { store: doors.clone(), layout: Layout::new("main".parse().unwrap()), identity, ring: None };
+            Archive { store: doors.clone(), layout: Layout::new("main".parse().unwrap()), identity, sealed: None };
         Self { doors, archive, _dir: dir }
     }
 
