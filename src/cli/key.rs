@@ -121,7 +121,12 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 fn ring(opened: &Opened) -> Result<&Ring> {
-    opened.archive.sealed.as_deref().map(Sealed::ring).ok_or_else(|| Error::new(Kind::WrongKey, "the archive is not encrypted"))
+    opened
+        .archive
+        .sealed
+        .as_deref()
+        .map(Sealed::ring)
+        .ok_or_else(|| Error::new(Kind::WrongKey, "the archive is not encrypted"))
 }
 
 async fn check(settings: &Settings) -> Result<ExitCode> {

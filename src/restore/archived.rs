@@ -19,8 +19,9 @@ use crate::plan::{PlannedSegment, unbroken};
 /// How often the archive is looked at for more.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// So much log is read before what a reader lacks: in it lies what says which file it is of.
-const LEAD_BYTES: u64 = 4 << 20;
+/// So much log is read before what a reader lacks: in it lies what says which file it is of. That is told at least once a
+/// megabyte, between transactions.
+pub(super) const LEAD_BYTES: u64 = 4 << 20;
 
 /// Within so much log its beginning says what lies before it.
 const HEAD_BYTES: usize = 1 << 20;

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use super::archived::LEAD_BYTES;
 use crate::catalog::archive::Archive;
 use crate::catalog::{Catalog, SegmentInfo};
 use crate::engine::{Has, LogPiece, LogReader, LogSource};
@@ -63,16 +64,20 @@ fn whole_files(archive: &Archive, catalog: &Catalog, log: &[PlannedSegment], cut
             let file = planned.info.range.start.floor_to(archive.identity.log_file_bytes);
             let known: &[SegmentInfo] = catalog.timelines.get(&planned.timeline).map_or(&[], |log| &log.segments);
             let start = planned.info.range.start;
-            let lead = known.iter().filter(|s| {
-                // Without files of a fixed size, what begins a file lies there or in the segment before.
-                let near = archive.identity.log_file_bytes == NO_FILES && s.range.end == start;
-                (s.range.start >= file || near) && s.range.end <= start
+            // Without files of a fixed size, what says which file it is lies a little before, in one of perhaps many segments.
+            let counted = archive.identity.log_file_bytes == NO_FILES;
+            let wanted = if counted { Offset(start.0.saturating_sub(LEAD_BYTES)) } else { file };
+            let mut first = start;
+            let lead = known.iter().rev().skip_while(|s| s.range.end > start).take_while(|s| {
+                let leads = s.range.end == first && if counted { first > wanted } else { s.range.start >= file };
+                first = s.range.start;
+                leads
             });
-            whole.extend(lead.map(|info| PlannedSegment {
-                timeline: planned.timeline,
-                info: *info,
-                range: info.range,
-            }));
+            let mut lead: Vec<PlannedSegment> = lead
+                .map(|info| PlannedSegment { timeline: planned.timeline, info: *info, range: info.range })
+                .collect();
+            lead.reverse();
+            whole.append(&mut lead);
         }
         whole.push(*planned);
     }
@@ -124,7 +129,16 @@ mod tests {
     /// Timeline, first and last offset of each piece that a server is given up to `cut`,
     /// when a plan names `log`: timeline, segment, and from where on it is needed.
     async fn given(known: &[(u32, u64, u64)], log: &[(u32, u64, u64, u64)], cut: u64) -> Vec<(u32, u64, u64)> {
-        let identity = Identity::some(FILE);
+        given_of(FILE, known, log, cut).await
+    }
+
+    async fn given_of(
+        file_bytes: u64,
+        known: &[(u32, u64, u64)],
+        log: &[(u32, u64, u64, u64)],
+        cut: u64,
+    ) -> Vec<(u32, u64, u64)> {
+        let identity = Identity::some(file_bytes);
         let (store, layout) = (Arc::new(MemoryStore::new()), Layout::new("main".parse().unwrap()));
         let archive = Archive { store, layout, identity: identity.clone(), sealed: None };
         let info = |start, end| {
@@ -163,6 +177,20 @@ mod tests {
         let log = [(1, 0, 100, 0), (1, 100, 200, 100), (2, 100, 200, 150), (2, 200, 300, 200)];
         assert_eq!(given(&known, &log, 150).await, [(1, 0, 100), (1, 100, 150)]);
         assert_eq!(given(&known, &log, 100).await, [(1, 0, 100)]);
+    }
+
+    /// What says which file it is may lie in any of the small segments before.
+    #[tokio::test]
+    async fn where_log_files_have_no_fixed_size_enough_is_given_before() {
+        let mib = |n: u64| n << 20;
+        let mut known: Vec<(u32, u64, u64)> = (0..100).map(|at| (1, mib(at) / 10, mib(at + 1) / 10)).collect();
+        let log = [(1, mib(90) / 10, mib(91) / 10, mib(90) / 10)];
+        let given = given_of(NO_FILES, &known, &log, u64::MAX).await;
+        assert_eq!(given.first().unwrap().1, mib(50) / 10);
+        assert!(given.windows(2).all(|pair| pair[0].2 == pair[1].1) && given.last().unwrap().2 == mib(91) / 10);
+        // Not over a gap.
+        known.remove(80);
+        assert_eq!(given_of(NO_FILES, &known, &log, u64::MAX).await.first().unwrap().1, mib(81) / 10);
     }
 
     #[tokio::test]

@@ -135,15 +135,20 @@ impl LogFeed for Feed {
         let covers = |before: &Position| Place::parse(before, flavor).is_ok_and(|place| has.covers(&place.gtids));
         let reader = self.log.open(&covers).await?;
         let (exclude, told) = (self.exclude.clone(), Arc::clone(&self.told));
-        let is_excluded: Excluded = Box::new(move |gtid, file, position| {
+        let is_excluded: Excluded = Box::new(move |gtid, place| {
             let mut told = lock(&told);
+            if gtid.is_some_and(|gtid| has.contains(gtid)) {
+                return true;
+            }
+            let Some((file, position)) = place else {
+                // Passed over it would be missing, without a word.
+                told.failure.get_or_insert_with(|| fileless(gtid));
+                return true;
+            };
             let Some(gtid) = gtid else {
                 told.failure.get_or_insert_with(|| unnamed(file, position));
                 return true;
             };
-            if has.contains(gtid) {
-                return true;
-            }
             if exclude.contains(gtid) {
                 told.left_out.push(gtid.clone());
                 return true;
@@ -162,7 +167,14 @@ impl LogFeed for Feed {
     }
 }
 
-type Excluded = Box<dyn FnMut(Option<&Gtid>, &FileNote, u64) -> bool + Send>;
+type Excluded = Box<dyn FnMut(Option<&Gtid>, Option<(&FileNote, u64)>) -> bool + Send>;
+
+/// A transaction that is wanted stands before the first place that says which file the log is of.
+fn fileless(gtid: Option<&Gtid>) -> Error {
+    let what = gtid.map_or_else(|| "a transaction without a GTID".to_owned(), ToString::to_string);
+    Error::corruption(format!("the log begins with {what}, and does not say in which file that is"))
+        .hint("is log before it missing or damaged? `pitr verify` tells")
+}
 
 /// By name alone the private server is told apart what it has from what it lacks.
 fn unnamed(file: &FileNote, position: u64) -> Error {

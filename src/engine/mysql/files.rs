@@ -45,14 +45,14 @@ impl LogFiles for BinlogFiles {
     fn unpack(&self, dir: &Path) -> Option<Box<dyn Unpack>> {
         Some(Box::new(Files {
             dir: dir.to_owned(),
-            unpacker: Unpacker::new(|_, _, _| false),
+            unpacker: Unpacker::new(|_, _| false),
             out: Out { open: None, server: None, made: BTreeSet::new(), done: Unpacked::default() },
         }))
     }
 }
 
 /// Leaves out nothing.
-type KeepsAll = fn(Option<&Gtid>, &FileNote, u64) -> bool;
+type KeepsAll = fn(Option<&Gtid>, Option<(&FileNote, u64)>) -> bool;
 
 /// Writes binlog files into a directory, byte for byte as the server has them: but for the mark
 /// of one that is being written to, which no reader wants.

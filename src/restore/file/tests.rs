@@ -30,7 +30,12 @@ fn range(start: u64, end: u64) -> OffsetRange {
 
 fn archive() -> Archive {
     let identity = Identity::some(FILE);
-    Archive { store: Arc::new(MemoryStore::new()), layout: Layout::new("main".parse().unwrap()), identity, sealed: None }
+    Archive {
+        store: Arc::new(MemoryStore::new()),
+        layout: Layout::new("main".parse().unwrap()),
+        identity,
+        sealed: None,
+    }
 }
 
 async fn segment(archive: &Archive, start: u64, end: u64) {

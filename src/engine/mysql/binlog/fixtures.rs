@@ -189,7 +189,7 @@ fn ids(marks: &[Mark]) -> Vec<String> {
 
 fn files_of(log: &[u8], size: usize) -> BTreeMap<String, Vec<u8>> {
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let mut unpacker = Unpacker::new(|_: Option<&Gtid>, _: &note::FileNote, _| false);
+    let mut unpacker = Unpacker::new(|_: Option<&Gtid>, _: Option<(&note::FileNote, u64)>| false);
     let mut open = String::new();
     for piece in log.chunks(size) {
         unpacker

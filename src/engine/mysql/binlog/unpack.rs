@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::event::{CHECKSUM_BYTES, HEADER_BYTES, Header, begins_group, checksums, kind};
+use super::event::{CHECKSUM_BYTES, HEADER_BYTES, Header, begins_group, checksums, is_sound, kind};
 use super::gtid_event::GtidEvent;
 use super::note::{FILE_START, FileNote, Note};
 use super::scanner::is_alone;
@@ -53,9 +53,10 @@ struct File {
     broken: bool,
 }
 
-impl<X: FnMut(Option<&Gtid>, &FileNote, u64) -> bool + Send> Unpacker<X> {
+impl<X: FnMut(Option<&Gtid>, Option<(&FileNote, u64)>) -> bool + Send> Unpacker<X> {
     /// Leaves out the transactions of which `is_excluded` says so, which is told the GTID if there
-    /// is one, the file, and where in it the transaction begins.
+    /// is one, the file, and where in it the transaction begins. Those of which the file is not known yet are left
+    /// out in any case.
     #[must_use]
     pub const fn new(is_excluded: X) -> Self {
         Self { is_excluded, gathered: Vec::new(), rest: None, named: None, file: None, excluding: false }
@@ -197,12 +198,15 @@ impl<X: FnMut(Option<&Gtid>, &FileNote, u64) -> bool + Send> Unpacker<X> {
     }
 
     fn excludes(&mut self, header: &Header, event: &[u8]) -> Result<bool> {
-        let Some(file) = &self.file else { return Ok(true) };
-        let end = if file.checksums { CHECKSUM_BYTES } else { 0 };
+        // Before a file is known its events tell whether they carry checksums.
+        let checksums = self.file.as_ref().map_or_else(|| is_sound(event), |file| file.checksums);
+        let end = if checksums { CHECKSUM_BYTES } else { 0 };
         let body = event.get(HEADER_BYTES..event.len() - end).unwrap_or_default();
         let begun = GtidEvent::decode(header.kind, header.server_id, body)?;
         let gtid = begun.and_then(|begun| begun.gtid);
-        Ok((self.is_excluded)(gtid.as_ref(), &file.note, file.position))
+        let place = self.file.as_ref().map(|file| (&file.note, file.position));
+        let excluded = (self.is_excluded)(gtid.as_ref(), place);
+        Ok(excluded || place.is_none())
     }
 }
 
