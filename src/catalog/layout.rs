@@ -429,6 +429,8 @@ mod tests {
             (ObjectName::BaseChunks("b".into()), "main/base/b/chunks"),
             (ObjectName::Drill("d".into()), "main/drill/d.json"),
             (ObjectName::Probe("p".into()), "main/probe/p"),
+            (ObjectName::Key { number: 7, wrap: 0 }, "main/key/0000000007"),
+            (ObjectName::Key { number: 7, wrap: 12 }, "main/key/0000000007-12"),
         ];
         for (object, name) in cases {
             assert_eq!(layout().name(&object), name);

@@ -86,7 +86,14 @@ impl Run<'_> {
         let (engine, compression) = (self.archiver.engine.clone(), self.archiver.settings.compression);
         match resume::at_end(&self.with_spool(), engine.as_ref(), catalog, timeline, &self.epoch, compression).await? {
             Led::Ready(ready) => Ok(Some(*ready)),
-            Led::Sealed(_) => Err(Error::failure("a segment of whole transactions ends inside one")),
+            Led::Sealed(sealed) => {
+                let name = self.archive.object_of(timeline, &sealed.segment);
+                Err(Error::new(
+                    Kind::WrongKey,
+                    format!("the archive ends inside a transaction, which began in {name}, encrypted by an earlier archiver"),
+                )
+                .hint("give --restore-key FILE this once; with --spool DIR an archiver keeps its newest keys for the next one"))
+            }
             Led::Damaged(segment, error) => {
                 let name = self.archive.object_of(timeline, &segment);
                 match self.unreadable.insert(name, Err(error.to_string())) {

@@ -20,6 +20,8 @@ const VERBS: &[&str] = &[
     "wal-push",
     "export",
     "verify",
+    "copy",
+    "key",
     "grants",
     "completions",
     "man",
