@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use serde::Serialize;
 
 use crate::error::Result;
 use crate::model::time::Timestamp;
@@ -51,6 +52,15 @@ pub enum Part {
     },
     /// The last `len` bytes; all of a shorter object. Of one that is sealed, no more than its footer.
     Last(u64),
+}
+
+/// How a service guards objects against being replaced or deleted, each where it tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Guards {
+    /// Whether it keeps the versions before (`on`, `suspended`, `off`).
+    pub versioning: Option<String>,
+    /// Whether objects can be locked, and are unless told otherwise (`off`, `on`, `on, COMPLIANCE for 30 days`).
+    pub object_lock: Option<String>,
 }
 
 /// What is known of an object without reading it.
@@ -169,6 +179,11 @@ pub trait Store: Send + Sync {
     /// The stores it consists of, each with its own copy of the objects; none, if it is one.
     fn several(&self) -> &[Arc<dyn Store>] {
         &[]
+    }
+
+    /// What the service says of how it guards objects.
+    async fn guards(&self) -> Guards {
+        Guards::default()
     }
 
     /// Whether all of the stores that it consists of have answered when they were asked last. What was not

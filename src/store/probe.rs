@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{Created, Denied, Part, Store};
+use super::{Created, Denied, Guards, Part, Store};
 use crate::error::{Kind, Result};
 
 /// How many writers race for one name.
@@ -36,6 +36,8 @@ pub struct ProbeReport {
     pub may_delete: bool,
     /// What was deleted is gone at once, if it may be deleted.
     pub deletes_at_once: Option<bool>,
+    /// What the service says of how it guards objects.
+    pub guards: Guards,
 }
 
 impl ProbeReport {
@@ -153,6 +155,7 @@ pub async fn probe(store: &dyn Store, folder: &str) -> Result<ProbeReport> {
         reads_parts,
         may_delete,
         deletes_at_once,
+        guards: store.guards().await,
     })
 }
 

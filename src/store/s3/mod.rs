@@ -23,12 +23,13 @@ use secrecy::SecretString;
 use tokio::sync::{Mutex, OnceCell};
 
 use self::place::Place;
-use super::{Created, ObjectInfo, Part, Store, name};
+use super::{Created, Guards, ObjectInfo, Part, Store, name};
 use crate::error::Result;
 use crate::model::time::Clock;
 
 mod client;
 mod create;
+mod guards;
 mod place;
 mod read;
 mod refusal;
@@ -145,6 +146,10 @@ impl Store for S3Store {
     async fn delete(&self, name: &str) -> Result<()> {
         name::check(name)?;
         self.0.delete(name).await
+    }
+
+    async fn guards(&self) -> Guards {
+        self.0.guards().await
     }
 
     async fn overwrites(&self) -> bool {
