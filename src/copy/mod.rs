@@ -34,6 +34,7 @@ use crate::store::{ObjectInfo, Store};
 
 mod base;
 mod log;
+pub mod mirrors;
 mod plan;
 pub mod repair;
 mod tail;
@@ -90,17 +91,7 @@ pub async fn copy(
     let log = names(source, layout, &layout.log()).await?;
     let epochs = names(source, layout, &layout.epochs()).await?;
     let there = names(to.as_ref(), layout, &layout.everything()).await?;
-    let mut copy = Copy {
-        from: from.clone(),
-        to: Archive { store: to, ..from.clone() },
-        engine,
-        compression,
-        progress,
-        there,
-        last_epoch: 0,
-        about: 0,
-        report: Report::default(),
-    };
+    let mut copy = Copy::new(from, to, engine, compression, progress, there);
     copy.about = copy.about(&log, &packs);
     copy.cluster().await?;
     copy.epochs(&epochs).await?;
@@ -116,6 +107,19 @@ pub async fn copy(
         copy.one(drill).await?;
     }
     Ok(copy.report)
+}
+
+/// Copies the archive's identity and the claims of its writers alone: whoever archives in `to` next takes a higher number.
+///
+/// # Errors
+/// As [`copy`].
+async fn copy_claims(from: &Archive, to: Arc<dyn Store>, engine: &dyn Engine, compression: Compression) -> Result<()> {
+    let layout = &from.layout;
+    let epochs = names(from.store.as_ref(), layout, &layout.epochs()).await?;
+    let there = names(to.as_ref(), layout, &layout.epochs()).await?;
+    let mut copy = Copy::new(from, to, engine, compression, &|_, _| {}, there);
+    copy.cluster().await?;
+    copy.epochs(&epochs).await
 }
 
 /// What a store holds below a prefix.
@@ -153,7 +157,28 @@ enum Read {
     Gone,
 }
 
-impl Copy<'_> {
+impl<'a> Copy<'a> {
+    fn new(
+        from: &Archive,
+        to: Arc<dyn Store>,
+        engine: &'a dyn Engine,
+        compression: Compression,
+        progress: Progress<'a>,
+        there: Names,
+    ) -> Self {
+        Self {
+            from: from.clone(),
+            to: Archive { store: to, ..from.clone() },
+            engine,
+            compression,
+            progress,
+            there,
+            last_epoch: 0,
+            about: 0,
+            report: Report::default(),
+        }
+    }
+
     /// About how many bytes there are to copy.
     fn about(&self, log: &Names, packs: &Names) -> u64 {
         let missing = timelines(log).into_iter().flat_map(|timeline| {
