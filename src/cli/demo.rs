@@ -268,6 +268,7 @@ impl Archiving {
         let (report, _) = watch::channel(Report::default());
         let archiver = Archiver {
             store: Arc::clone(&store) as Arc<dyn crate::store::Store>,
+            mirrors: None,
             cluster: cluster.clone(),
             engine: Arc::clone(engine),
             url: url.to_owned(),

@@ -38,6 +38,7 @@ mod status;
 mod verify;
 mod wal_fetch;
 mod wal_push;
+mod written;
 
 use settings::{Global, Settings};
 

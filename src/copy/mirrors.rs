@@ -48,6 +48,9 @@ pub struct Mirrors {
     store: Arc<Mirrored>,
     cluster: ClusterName,
     compression: Compression,
+    /// Whether the stores' writer claims an epoch between [`Mirrors::meet`] and [`Mirrors::begin`]. Else there may be another at work, and
+    /// its tails are left alone.
+    claims: bool,
     /// The one that is farthest.
     leader: Mutex<Option<usize>>,
 }
@@ -62,10 +65,11 @@ struct Reach {
 }
 
 impl Mirrors {
-    /// For an archive in these stores; where the open end of a log becomes a segment, it is compressed as said.
+    /// For an archive in these stores; where the open end of a log becomes a segment, it is compressed as said. `claims` is whether
+    /// their writer claims an epoch between [`Mirrors::meet`] and [`Mirrors::begin`].
     #[must_use]
-    pub fn new(store: Arc<Mirrored>, cluster: ClusterName, compression: Compression) -> Arc<Self> {
-        Arc::new(Self { store, cluster, compression, leader: Mutex::default() })
+    pub fn new(store: Arc<Mirrored>, cluster: ClusterName, compression: Compression, claims: bool) -> Arc<Self> {
+        Arc::new(Self { store, cluster, compression, claims, leader: Mutex::default() })
     }
 
     /// Asks the stores what they hold, and has each know of all writers that there were.
@@ -137,7 +141,8 @@ impl Mirrors {
             }
         }
         self.store.begin(&[leader]);
-        tracing::info!(store = self.place(leader), to = %self.end_of(leader, engine.as_ref()).await, "the archive is complete in this store");
+        let to = self.end_of(leader, engine.as_ref()).await;
+        tracing::info!(store = self.place(leader), to, "the archive is complete in this store");
         let (failing, told) = watch::channel(vec![false; self.store.members().len()]);
         let failing = Arc::new(failing);
         let tasks = pulled.into_iter().enumerate().map(|(member, pulled)| {
@@ -152,7 +157,9 @@ impl Mirrors {
     /// What a member that did not know of this writer has, and the leader lacks.
     async fn pull(&self, leader: &Archive, member: usize, engine: &dyn Engine) -> Result<()> {
         let own = self.archive(member).await?;
-        seal_all(&own, engine, self.compression).await?;
+        if self.claims {
+            seal_all(&own, engine, self.compression).await?;
+        }
         if Arc::ptr_eq(&own.store, &leader.store) {
             return Ok(());
         }
@@ -339,3 +346,6 @@ impl Keep {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,6 +68,7 @@ fn archive_while(pitr: &Pitr, server: &Server, work: impl FnOnce()) {
     let engine: Arc<dyn Engine> = Arc::from(engine::by_url(&url).unwrap());
     let archiver = Archiver {
         store: Arc::new(Objects(LocalStore::open(pitr.store()).unwrap())),
+        mirrors: None,
         cluster: "main".parse().unwrap(),
         engine,
         url,

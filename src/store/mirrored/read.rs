@@ -32,11 +32,14 @@ impl Mirrored {
         Ok(members)
     }
 
-    /// How many have to say that there is nothing.
+    /// How many have to say that there is nothing: as many as have to have what is created. Before there are so many
+    /// nothing is.
     fn needed(&self) -> usize {
-        match self.phase() {
+        let state = self.shared.state();
+        match &state.phase {
             Phase::Meeting(members) => members.len(),
-            Phase::Apart | Phase::Begun => self.shared.acks,
+            Phase::Begun if state.table.were_enough() => self.shared.acks,
+            Phase::Apart | Phase::Begun => state.table.count_current(),
         }
     }
 

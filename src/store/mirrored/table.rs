@@ -121,13 +121,15 @@ pub(super) struct Table {
     /// How many bytes may wait for one.
     limit: u64,
     standings: Vec<Standing>,
+    /// Whether as many as are needed have been up to date at some time.
+    were_enough: bool,
     next: u64,
     items: BTreeMap<u64, Item>,
 }
 
 impl Table {
     pub(super) fn new(members: usize, need: usize, limit: u64) -> Self {
-        Self { need, limit, standings: vec![Standing::Behind; members], next: 0, items: BTreeMap::new() }
+        Self { need, limit, standings: vec![Standing::Behind; members], were_enough: false, next: 0, items: BTreeMap::new() }
     }
 
     pub(super) fn standing(&self, member: usize) -> Standing {
@@ -136,6 +138,10 @@ impl Table {
 
     pub(super) fn count_current(&self) -> usize {
         self.standings.iter().filter(|standing| **standing == Standing::Current).count()
+    }
+
+    pub(super) const fn were_enough(&self) -> bool {
+        self.were_enough
     }
 
     /// Whether a member lacks something that somebody may build on.
@@ -171,6 +177,7 @@ impl Table {
         if let Some(own) = self.standings.get_mut(member) {
             *own = standing;
         }
+        self.were_enough |= self.count_current() >= self.need;
         if standing == Standing::Behind {
             for item in self.items.values_mut() {
                 if let Some(at) = item.at.get_mut(member).filter(|at| matches!(at, At::Waits(_))) {
