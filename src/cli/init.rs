@@ -26,8 +26,8 @@ struct Document<'a> {
     identity: &'a Identity,
     probe: &'a ProbeReport,
     /// What was found of each of several stores.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    probes: &'a [ProbeReport],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    probes: Vec<ProbeReport>,
 }
 
 /// Probes the stores and records which database the archive is of.
@@ -45,14 +45,14 @@ pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
         Archive::open_or_create(store, &settings.cluster, &server.identity).await?;
     }
     let archive = Archive::open(settings.store()?, &settings.cluster).await?;
-    let Some(first) = probes.first() else { return Ok(ExitCode::SUCCESS) };
+    let Some(first) = probes.first().cloned() else { return Ok(ExitCode::SUCCESS) };
     if settings.json {
         output::print_json(&Document {
             store: archive.store.location(),
             cluster: settings.cluster.as_str(),
             identity: &archive.identity,
-            probe: first,
-            probes: if probes.len() > 1 { &probes } else { &[] },
+            probe: &first,
+            probes: if probes.len() > 1 { probes } else { Vec::new() },
         })?;
     } else {
         output::print(&format!(
