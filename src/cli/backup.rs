@@ -133,7 +133,11 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     progress.finish();
     if let Some(together) = &mut together {
         together.finish().await.iter().for_each(|store| {
-            tracing::warn!(base = base.id, store, "a store lacks this base; `pitr archive`, or `pitr copy`, brings it there");
+            tracing::warn!(
+                base = base.id,
+                store,
+                "a store lacks this base; `pitr archive`, or `pitr copy`, brings it there"
+            );
         });
     }
     let took = begun.elapsed();

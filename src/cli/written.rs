@@ -9,8 +9,8 @@ use super::settings::Settings;
 use crate::copy::mirrors::Mirrors;
 use crate::engine::{Axis, Engine};
 use crate::error::{Error, Result};
-use crate::store::mirrored::Mirrored;
 use crate::store::Store;
+use crate::store::mirrored::Mirrored;
 
 /// How many of several stores have to have what is to count as stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +46,9 @@ impl FromStr for AckStores {
         match (text, text.parse()) {
             ("all", _) => Ok(Self::All),
             (_, Ok(count)) if count > 0 => Ok(Self::Count(count)),
-            _ => Err(Error::config(format!("ack_stores {text:?} is not a number of stores"))
-                .hint("write \"all\", or how many of the stores have to have the log before the server is told: 1, 2, …")),
+            _ => Err(Error::config(format!("ack_stores {text:?} is not a number of stores")).hint(
+                "write \"all\", or how many of the stores have to have the log before the server is told: 1, 2, …",
+            )),
         }
     }
 }
@@ -94,7 +95,12 @@ pub(super) enum Writes {
 /// # Errors
 /// [`crate::Kind::Config`] when none is named, one is none, or `ack_stores` fits none; [`crate::Kind::StoreUnreachable`] when a directory
 /// cannot be made.
-pub(super) fn written(settings: &Settings, args: &AckStoresArgs, engine: &dyn Engine, writes: Writes) -> Result<Written> {
+pub(super) fn written(
+    settings: &Settings,
+    args: &AckStoresArgs,
+    engine: &dyn Engine,
+    writes: Writes,
+) -> Result<Written> {
     let asked = match &args.ack_stores {
         Some(text) => text.parse()?,
         None => settings.ack_stores,

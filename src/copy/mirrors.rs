@@ -93,7 +93,9 @@ impl Mirrors {
         if met.len() < needed {
             let (count, all) = (met.len(), self.store.members().len());
             let error = away.unwrap_or_else(|| Error::new(Kind::StoreUnreachable, "a store does not answer"));
-            return Err(error.context(format_args!("{count} of {all} stores answer, and a new archiver needs {needed}")));
+            return Err(
+                error.context(format_args!("{count} of {all} stores answer, and a new archiver needs {needed}"))
+            );
         }
         // Of those that are equally far the first.
         let leader = met.iter().max_by_key(|(reach, member)| (*reach, std::cmp::Reverse(*member)));
@@ -318,7 +320,8 @@ impl Keep {
     }
 
     fn tell_failing(&self, is_failing: bool) {
-        self.failing.send_modify(|failing| failing.iter_mut().skip(self.member).take(1).for_each(|it| *it = is_failing));
+        self.failing
+            .send_modify(|failing| failing.iter_mut().skip(self.member).take(1).for_each(|it| *it = is_failing));
     }
 
     /// Copies what the member lacks, and has it join; gives where its log ends.

@@ -176,7 +176,8 @@ async fn a_store_that_another_archiver_has_written_to_fences_whenever_it_comes()
     one.go_on().await.unwrap();
     one.ways[1].set(Mood::Fails);
     // Nothing but this archiver's way to it is cut.
-    let other = Archive { store: Arc::clone(&stores[1]) as Arc<dyn Store>, ..one.at_work.as_ref().unwrap().archive.clone() };
+    let other =
+        Archive { store: Arc::clone(&stores[1]) as Arc<dyn Store>, ..one.at_work.as_ref().unwrap().archive.clone() };
     fence::claim(other.store.as_ref(), &other.layout, &Now, "another").await.unwrap();
     one.go_on().await.unwrap();
     sleep(Duration::from_secs(60)).await;

@@ -129,7 +129,14 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(members: usize, need: usize, limit: u64) -> Self {
-        Self { need, limit, standings: vec![Standing::Behind; members], were_enough: false, next: 0, items: BTreeMap::new() }
+        Self {
+            need,
+            limit,
+            standings: vec![Standing::Behind; members],
+            were_enough: false,
+            next: 0,
+            items: BTreeMap::new(),
+        }
     }
 
     pub(super) fn standing(&self, member: usize) -> Standing {
@@ -373,9 +380,11 @@ impl Table {
         let has = |at: &At| matches!(at, At::Has(_));
         let will = |at: &At| matches!(at, At::Has(_)) || matches!(at, At::Waits(waits) if !waits.given_up);
         others.len() >= self.need
-            && self.items.values().filter(|item| item.waits_at(member).is_some()).all(|item| {
-                others_with(item, &has) >= self.need || !item.left && others_with(item, &will) >= self.need
-            })
+            && self
+                .items
+                .values()
+                .filter(|item| item.waits_at(member).is_some())
+                .all(|item| others_with(item, &has) >= self.need || !item.left && others_with(item, &will) >= self.need)
     }
 }
 
