@@ -40,6 +40,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 /// How often a claim is looked at that is foreign: that of an archiver at work may just be on its way to all stores.
 const LOOKS: u32 = 3;
 
+/// How long a store may take to say what it holds.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+
 /// So few objects are copied while what is created waits for the store.
 const FEW: u64 = 32;
 
@@ -193,7 +196,16 @@ impl Mirrors {
         }
     }
 
+    /// How far a store's archive reaches, if it says so in time.
     async fn reach(&self, store: &dyn Store) -> Result<Reach> {
+        tokio::time::timeout(ANSWER_MAX, self.look(store)).await.unwrap_or_else(|_| {
+            let seconds = ANSWER_MAX.as_secs();
+            let text = format!("store {} has not answered for {seconds} seconds", store.location());
+            Err(Error::new(Kind::StoreUnreachable, text).hint("does its disk or its service hang?"))
+        })
+    }
+
+    async fn look(&self, store: &dyn Store) -> Result<Reach> {
         let layout = Layout::new(self.cluster.clone());
         let mut reach = Reach::default();
         for object in names(store, &layout, &layout.epochs()).await?.keys() {
@@ -245,6 +257,11 @@ impl Mirrors {
             );
         }
     }
+}
+
+fn contradiction(report: &Report) -> Error {
+    let why = report.problems.first().map_or_else(String::new, |first| format!("{}: {}", first.object, first.problem));
+    Error::corruption(why).hint("was it written to by itself? give it a new directory or prefix, or see `pitr verify`")
 }
 
 /// Keeps stores together for as long as it is there.
@@ -339,6 +356,10 @@ impl Keep {
         loop {
             let mark = mirrors.store.mark().await;
             let report = copy(&all, Arc::clone(to), engine.as_ref(), mirrors.compression, &|_, _| {}).await?;
+            if report.contradicts {
+                // Log behind what was left out would follow a hole.
+                return Err(contradiction(&report));
+            }
             if mirrors.store.join(member, mark) {
                 mirrors.tell(&report, &all.store.location());
                 return Ok(mirrors.end_of(member, engine.as_ref()).await);

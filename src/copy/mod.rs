@@ -59,6 +59,8 @@ pub struct Report {
     pub bytes: u64,
     /// What was not copied because it is damaged, or because something else stands in its place.
     pub problems: Vec<Problem>,
+    /// All of a timeline was left out: what the other store holds of it contradicts this one.
+    pub contradicts: bool,
 }
 
 /// Why an object is left out.

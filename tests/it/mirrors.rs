@@ -272,6 +272,26 @@ fn wait_until_it_ends(world: &World<'_>, archiver: Archiver) {
     archiver.wait().exit(4).says(&["was claimed by an archiver"]);
 }
 
+/// Each archiver saw one store only, and neither the other's claim.
+#[test]
+fn stores_that_were_written_to_in_turn_are_not_mixed() {
+    let scratch = Scratch::new();
+    let world = World::new(&scratch);
+    let archive = ["archive", "--exit-when-caught-up", "--ack-stores", "1"];
+    world.pitr.ok(world.words(&archive));
+    for store in &world.stores {
+        let away = Away::take(store);
+        world.go_on();
+        world.pitr.ok(world.words(&archive)).says(&["does not answer", "lacks what others have"]);
+        away.bring_back();
+    }
+    world.pitr.run(world.words(&archive)).exit(4).says(&["was claimed by an archiver that"]);
+    fs::remove_dir_all(&world.stores[1]).unwrap();
+    fs::create_dir(&world.stores[1]).unwrap();
+    world.pitr.ok(world.words(&archive)).says(&["a store has everything again"]);
+    world.assert_each_is_whole("restored");
+}
+
 /// Where the archive counts the offsets, two archivers must not go on separately.
 #[test]
 fn of_mariadb_a_store_may_go_away_while_archiving_and_a_new_archiver_sees_both() {
