@@ -148,13 +148,14 @@ impl Mirrors {
         self.store.begin(&[leader]);
         let to = self.end_of(leader, engine.as_ref()).await;
         tracing::info!(store = self.place(leader), to, "the archive is complete in this store");
-        let (failing, told) = watch::channel(vec![false; self.store.members().len()]);
-        let failing = Arc::new(failing);
+        let (fares, told) = watch::channel(vec![Fares::Behind; self.store.members().len()]);
+        fares.send_modify(|fares| fares.iter_mut().skip(leader).take(1).for_each(|it| *it = Fares::Well));
+        let fares = Arc::new(fares);
         let tasks = pulled.into_iter().enumerate().map(|(member, pulled)| {
-            let keep = Keep { mirrors: Arc::clone(self), member, is_pulled: pulled, failing: Arc::clone(&failing) };
+            let keep = Keep { mirrors: Arc::clone(self), member, is_pulled: pulled, fares: Arc::clone(&fares) };
             tokio::spawn(keep.run())
         });
-        let keeper = Keeper { mirrors: Arc::clone(self), failing: told, tasks: tasks.collect() };
+        let keeper = Keeper { mirrors: Arc::clone(self), fares: told, tasks: tasks.collect() };
         self.store.enough().await;
         Ok(keeper)
     }
@@ -267,8 +268,7 @@ fn contradiction(report: &Report) -> Error {
 /// Keeps stores together for as long as it is there.
 pub struct Keeper {
     mirrors: Arc<Mirrors>,
-    /// Which members cannot be brought up for now.
-    failing: watch::Receiver<Vec<bool>>,
+    fares: watch::Receiver<Vec<Fares>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -278,14 +278,19 @@ impl Keeper {
         let store = &self.mirrors.store;
         let mut changes = store.changes();
         loop {
-            let failing = self.failing.borrow_and_update().clone();
-            let lacking = || (0..failing.len()).filter(|&member| store.standing(member) != Standing::Current);
-            if store.is_quiet() && lacking().all(|member| failing.get(member).copied().unwrap_or_default()) {
-                return lacking().map(|member| self.mirrors.place(member)).collect();
+            let fares = self.fares.borrow_and_update().clone();
+            let is_done = |(member, fares): (usize, &Fares)| match fares {
+                Fares::Behind => false,
+                Fares::Well => store.standing(member) == Standing::Current,
+                Fares::Badly => store.standing(member) != Standing::Current,
+            };
+            if store.is_quiet() && fares.iter().enumerate().all(is_done) {
+                let badly = fares.iter().enumerate().filter(|(_, fares)| **fares == Fares::Badly);
+                return badly.map(|(member, _)| self.mirrors.place(member)).collect();
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                _ = self.failing.changed() => {}
+                _ = self.fares.changed() => {}
             }
         }
     }
@@ -297,26 +302,41 @@ impl Drop for Keeper {
     }
 }
 
+/// How it goes with bringing a member up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fares {
+    /// It has not come to anything yet.
+    Behind,
+    /// It has been done, and told.
+    Well,
+    /// It failed, and is tried again.
+    Badly,
+}
+
 /// Brings one member up whenever it is behind.
 struct Keep {
     mirrors: Arc<Mirrors>,
     member: usize,
     /// Whether the others have what it has.
     is_pulled: bool,
-    failing: Arc<watch::Sender<Vec<bool>>>,
+    fares: Arc<watch::Sender<Vec<Fares>>>,
 }
 
 impl Keep {
     async fn run(mut self) {
         let (mut pause, mut is_told) = (PAUSES.0, false);
+        // One that answers from the beginning was not behind.
+        let mut is_new = self.is_pulled;
         loop {
             self.mirrors.store.behind(self.member).await;
             let place = self.mirrors.place(self.member);
             match self.bring_up().await {
                 Ok(to) => {
-                    tracing::info!(store = place, %to, "a store has everything again");
+                    let what = if is_new { "a store is up to date" } else { "a store has everything again" };
+                    tracing::info!(store = place, %to, "{what}");
+                    is_new = false;
                     (pause, is_told) = (PAUSES.0, false);
-                    self.tell_failing(false);
+                    self.tell(Fares::Well);
                     continue;
                 }
                 Err(error) if error.kind() == Kind::Fenced => {
@@ -330,15 +350,14 @@ impl Keep {
                 }
             }
             self.mirrors.store.drop_out(self.member);
-            self.tell_failing(true);
+            self.tell(Fares::Badly);
             sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
         }
     }
 
-    fn tell_failing(&self, is_failing: bool) {
-        self.failing
-            .send_modify(|failing| failing.iter_mut().skip(self.member).take(1).for_each(|it| *it = is_failing));
+    fn tell(&self, how: Fares) {
+        self.fares.send_modify(|fares| fares.iter_mut().skip(self.member).take(1).for_each(|it| *it = how));
     }
 
     /// Copies what the member lacks, and has it join; gives where its log ends.

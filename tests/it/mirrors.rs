@@ -165,7 +165,7 @@ fn a_store_that_goes_away_is_passed_over_and_brought_up_whatever_is_killed() {
 
     // Now the other one, where its base and all its log are.
     let mut archiver = world.archive("1");
-    wait_until_it_says(&mut archiver, "a store has everything again");
+    wait_until_it_says(&mut archiver, "a store is up to date");
     let away = Away::take(&world.stores[0]);
     world.go_on();
     let end = world.server.flush_lsn();
@@ -197,6 +197,48 @@ fn nothing_is_acknowledged_that_a_store_lacks_which_counts() {
     away.bring_back();
     archiver.wait_until_caught_up(&world.server);
     archiver.stop().says(&["the store answers again"]);
+    world.assert_each_is_whole("restored");
+}
+
+/// What one store has and the other one lacks, as both have to have it, is in both in the end.
+#[test]
+fn log_that_waits_for_a_store_in_a_spool_survives_there() {
+    let scratch = Scratch::new();
+    let mut world = World::new(&scratch);
+    world.pitr = world.pitr.env("PITR_SPOOL", scratch.join("spool").display().to_string());
+    let mut archiver = world.archive("all");
+    archiver.wait_until_caught_up(&world.server);
+    let away = Away::take(&world.stores[1]);
+    let before = world.server.flush_lsn();
+    world.go_on();
+    world.go_on();
+    wait_until_it_says(&mut archiver, "the store takes nothing");
+    archiver.kill();
+    assert!(acknowledged(&world.server).unwrap() <= before, "told of what one store lacks");
+    away.bring_back();
+    let mut archiver = world.archive("all");
+    let end = world.server.switch_wal();
+    archiver.wait_until_acknowledged(&world.server, end);
+    archiver.stop();
+    for store in &world.stores {
+        assert!(assert_segments_equal_wal(&Path::new(store).join("main"), &world.server, 1, end) >= 6);
+    }
+    world.assert_each_is_whole("restored");
+}
+
+#[test]
+fn a_standby_takes_over_in_all_stores() {
+    let scratch = Scratch::new();
+    let world = World::new(&scratch);
+    let mut first = world.archive("all");
+    first.wait_until_caught_up(&world.server);
+    let mut second = world.pitr.archive_with(&world.words(&["--no-backup", "--standby=2s"]));
+    wait_until_it_says(&mut second, "standing by");
+    first.kill();
+    world.go_on();
+    let end = world.server.switch_wal();
+    second.wait_until_acknowledged(&world.server, end);
+    second.stop().says(&["taking over"]);
     world.assert_each_is_whole("restored");
 }
 
@@ -233,7 +275,7 @@ fn a_second_store_gets_what_the_first_had() {
     world.go_on();
     world.pitr.ok(["archive", "--exit-when-caught-up", "--store", one]);
     assert_eq!(tails(one), 1);
-    world.pitr.ok(world.words(&["archive", "--exit-when-caught-up"])).says(&["a store has everything again"]);
+    world.pitr.ok(world.words(&["archive", "--exit-when-caught-up"])).says(&["a store is up to date"]);
     assert_eq!((tails(one), tails(two)), (0, 0));
     world.assert_each_is_whole("restored");
     // And alone again.
@@ -288,7 +330,7 @@ fn stores_that_were_written_to_in_turn_are_not_mixed() {
     world.pitr.run(world.words(&archive)).exit(4).says(&["was claimed by an archiver that"]);
     fs::remove_dir_all(&world.stores[1]).unwrap();
     fs::create_dir(&world.stores[1]).unwrap();
-    world.pitr.ok(world.words(&archive)).says(&["a store has everything again"]);
+    world.pitr.ok(world.words(&archive)).says(&["a store is up to date"]);
     world.assert_each_is_whole("restored");
 }
 
@@ -304,9 +346,10 @@ fn of_mariadb_a_store_may_go_away_while_archiving_and_a_new_archiver_sees_both()
     let words =
         |verb: &[&'static str]| -> Vec<String> { verb.iter().copied().chain(both).map(str::to_owned).collect() };
     place.pitr.ok(words(&["init"]));
+    mysql::mark(&server);
+    place.pitr.ok(words(&["archive", "--exit-when-caught-up"]));
     let load = mysql::Load::markers(&server, 4, 1);
     mysql::wait_for_markers(&server, 50);
-    place.pitr.ok(words(&["archive", "--exit-when-caught-up"]));
     let run = || {
         let archiver = place.pitr.archive_with(&[&["--no-backup", "--ack-stores", "1"][..], &both].concat());
         archiver.wait_until_streaming();
@@ -323,7 +366,7 @@ fn of_mariadb_a_store_may_go_away_while_archiving_and_a_new_archiver_sees_both()
     place.pitr.run(words(&begin)).exit(21).says(&["1 of 2 stores answer", "needs 2"]);
     away.bring_back();
     let mut archiver = run();
-    wait_until_it_says(&mut archiver, "a store has everything again");
+    wait_until_it_says(&mut archiver, "a store is up to date");
     archiver.kill();
     load.stop(&server);
     place.pitr.ok(words(&["archive", "--no-backup", "--exit-when-caught-up"]));
