@@ -229,12 +229,14 @@ impl Archive {
         body.push(b'\n');
         match self.store.create(&name, vec![Bytes::from(body)]).await {
             Err(error) if error.kind() == Kind::Fenced => {
-                if let Some(bytes) = self.store.get(&name, Part::All).await?
-                    && let Err(damage) = load::decode_history(&name, history.timeline, &bytes)
-                {
-                    // It differs because it is damaged. Streaming does not need it.
-                    tracing::error!(error = %damage, hint = damage.advice(), "a timeline's history is damaged");
-                    return Ok(());
+                for copy in copies(self.store.as_ref()) {
+                    if let Some(bytes) = copy.get(&name, Part::All).await?
+                        && let Err(damage) = load::decode_history(&name, history.timeline, &bytes)
+                    {
+                        // It differs because it is damaged. Streaming does not need it.
+                        tracing::error!(error = %damage, hint = damage.advice(), "a timeline's history is damaged");
+                        return Ok(());
+                    }
                 }
                 Err(Error::new(
                     Kind::NotRecoverable,

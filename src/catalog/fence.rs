@@ -211,13 +211,14 @@ impl Epoch {
     /// [`Kind::Fenced`], naming the later writer, when one has.
     pub async fn check(&self, store: &dyn Store) -> Result<()> {
         let asked = Instant::now();
-        if store.head(&self.successor).await?.is_none() {
+        // Of several stores one may have it, which `head` does not tell.
+        let Some(claim) = store.get(&self.successor, Part::All).await? else {
             *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
             return Ok(());
-        }
-        let by = match store.get(&self.successor, Part::All).await?.map(|b| serde_json::from_slice::<Claim>(&b)) {
-            Some(Ok(claim)) => format!("{} at {}", claim.who, claim.when),
-            _ => "another archiver".to_owned(),
+        };
+        let by = match serde_json::from_slice::<Claim>(&claim) {
+            Ok(claim) => format!("{} at {}", claim.who, claim.when),
+            Err(_) => "another archiver".to_owned(),
         };
         Err(Error::new(
             Kind::Fenced,

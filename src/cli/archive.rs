@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::settings::{Ack, Settings, SlotArgs, Stream, parse_duration, parse_size};
+use super::written::{AckStoresArgs, Writes, Written, written};
 use crate::engine::{self, Engine, SourceOptions};
 use crate::error::{Error, Result};
 use crate::model::time::SystemClock;
@@ -31,6 +32,8 @@ pub(super) struct Args {
     slot: SlotArgs,
     #[command(flatten)]
     spool: SpoolArgs,
+    #[command(flatten)]
+    ack_stores: AckStoresArgs,
     /// Wait until another archiver of this archive has been silent for TIME while the server has new log, and take over
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "90s")]
     standby: Option<String>,
@@ -80,8 +83,10 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let url = settings.source()?;
     let engine: Arc<dyn Engine> = Arc::from(engine::by_url(url)?);
     let until = args.until.as_deref().map(|text| engine.parse_position(text)).transpose()?;
+    let Written { store, mirrors } = written(settings, &args.ack_stores, engine.as_ref(), Writes::Log)?;
     let archiver = Archiver {
-        store: settings.make_store()?,
+        store,
+        mirrors,
         cluster: settings.cluster.clone(),
         keys: settings.keys()?,
         engine: Arc::clone(&engine),

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::archive::source_options;
 use super::output::{self, Progress, size};
 use super::settings::{Settings, SlotArgs};
+use super::written::{AckStoresArgs, Writes, Written, written};
 use crate::catalog::BaseInfo;
 use crate::catalog::archive::Archive;
 use crate::engine::{self, Axis, BaseOptions, Engine};
@@ -44,6 +45,8 @@ pub(super) struct Args {
     wait: u64,
     #[command(flatten)]
     slot: SlotArgs,
+    #[command(flatten)]
+    ack_stores: AckStoresArgs,
 }
 
 /// How the files of a base are got.
@@ -92,8 +95,15 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let with_slot = source_options(Some(settings.slot(&args.slot)));
     let mut keeper = engine.connect(url, &with_slot).await?;
     let server = keeper.identify().await?;
-    let keys = settings.keys()?;
-    let archive = Archive::open_or_create(settings.make_store()?, &settings.cluster, &server.identity, &keys).await?;
+    let Written { store, mirrors } = written(settings, &args.ack_stores, engine.as_ref(), Writes::Bases)?;
+    if let Some(mirrors) = &mirrors {
+        mirrors.meet().await?;
+    }
+    let archive = Archive::open_or_create(store, &settings.cluster, &server.identity, &settings.keys()?).await?;
+    let mut together = match &mirrors {
+        Some(mirrors) => Some(mirrors.begin().await?),
+        None => None,
+    };
     let archived = engine.has_archiver(url, &with_slot).await;
     let kept = match archived {
         Ok(true) => None,
@@ -116,11 +126,20 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let options =
         BaseOptions { label: args.label.clone(), fast_checkpoint: !args.spread_checkpoint, method: args.method.into() };
     let base = if engine.axis() == Axis::Archive && args.wait > 0 && matches!(archived, Ok(false)) {
-        beside_the_log(settings, url, task.run(&options)).await?
+        beside_the_log(settings, args, url, task.run(&options)).await?
     } else {
         task.run(&options).await?
     };
     progress.finish();
+    if let Some(together) = &mut together {
+        together.finish().await.iter().for_each(|store| {
+            tracing::warn!(
+                base = base.id,
+                store,
+                "a store lacks this base; `pitr archive`, or `pitr copy`, brings it there"
+            );
+        });
+    }
     let took = begun.elapsed();
     let mut restorable = wait_for_log(settings, &base, PATIENCE.min(Duration::from_secs(args.wait))).await?;
     let mut streamed = false;
@@ -132,7 +151,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             true
         });
         if streamed {
-            stream_log(settings, url, &base, wait).await?;
+            stream_log(settings, args, url, &base, wait).await?;
         }
         restorable = wait_for_log(settings, &base, if streamed { Duration::ZERO } else { wait }).await?;
     }
@@ -177,10 +196,12 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
 }
 
 /// An archiver without a slot, for that would stay behind.
-fn archiver(settings: &Settings, url: &str, base: Option<&BaseInfo>) -> Result<Archiver> {
+fn archiver(settings: &Settings, args: &Args, url: &str, base: Option<&BaseInfo>) -> Result<Archiver> {
     let engine: Arc<dyn Engine> = Arc::from(engine::by_url(url)?);
+    let Written { store, mirrors } = written(settings, &args.ack_stores, engine.as_ref(), Writes::Log)?;
     Ok(Archiver {
-        store: settings.one_store()?,
+        store,
+        mirrors,
         cluster: settings.cluster.clone(),
         keys: settings.keys()?,
         engine: Arc::clone(&engine),
@@ -205,10 +226,11 @@ fn archiver(settings: &Settings, url: &str, base: Option<&BaseInfo>) -> Result<A
 /// archives, that is streamed while it is taken.
 async fn beside_the_log(
     settings: &Settings,
+    args: &Args,
     url: &str,
     base: impl Future<Output = Result<BaseInfo>>,
 ) -> Result<BaseInfo> {
-    let archiver = archiver(settings, url, None)?;
+    let archiver = archiver(settings, args, url, None)?;
     let (stop, stopped) = watch::channel(false);
     let (report, _) = watch::channel(Report::default());
     let mut streaming = pin!(archiver.run(stopped, &report));
@@ -226,8 +248,8 @@ async fn beside_the_log(
 
 /// Where nobody archives, the log a base needs is fetched here. Ends when for the time of `wait`
 /// nothing comes.
-async fn stream_log(settings: &Settings, url: &str, base: &BaseInfo, wait: Duration) -> Result<()> {
-    let archiver = archiver(settings, url, Some(base))?;
+async fn stream_log(settings: &Settings, args: &Args, url: &str, base: &BaseInfo, wait: Duration) -> Result<()> {
+    let archiver = archiver(settings, args, url, Some(base))?;
     let (stop, stopped) = watch::channel(false);
     let (report, reported) = watch::channel(Report::default());
     let mut run = pin!(archiver.run(stopped, &report));

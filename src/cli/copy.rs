@@ -57,7 +57,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     })
     .await;
     progress.finish();
-    let Report { objects, bytes, problems } = report?;
+    let Report { objects, bytes, problems, .. } = report?;
     let target = Opened::of(Archive::open(to, &settings.cluster, &keys).await?)?;
     let document = Document {
         from: source.archive.store.location(),

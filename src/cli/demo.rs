@@ -269,6 +269,7 @@ impl Archiving {
         let (report, _) = watch::channel(Report::default());
         let archiver = Archiver {
             store: Arc::clone(&store) as Arc<dyn crate::store::Store>,
+            mirrors: None,
             cluster: cluster.clone(),
             keys: Keys::default(),
             engine: Arc::clone(engine),

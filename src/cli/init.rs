@@ -12,6 +12,7 @@ use crate::catalog::layout::Layout;
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::model::cluster::Identity;
+use crate::store::Store;
 use crate::store::probe::{ProbeReport, probe};
 
 /// Options of `pitr init`.
@@ -24,32 +25,35 @@ struct Document<'a> {
     cluster: &'a str,
     identity: &'a Identity,
     probe: &'a ProbeReport,
+    /// What was found of each of several stores.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    probes: Vec<ProbeReport>,
 }
 
-/// Probes the store and records which database the archive is of.
+/// Probes the stores and records which database the archive is of.
 pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
-    let store = settings.make_store()?;
+    let stores = settings.make_stores()?;
     let url = settings.source()?;
     let engine = engine::by_url(url)?;
     let server = engine.connect(url, &source_options(None)).await?.identify().await?;
     let layout = Layout::new(settings.cluster.clone());
-    let found = probe(store.as_ref(), &layout.probes()).await?;
-    if !found.fences() {
-        let why = found.shortcomings().join("; ");
-        let what = format!("{} cannot keep two archivers apart: {why}", store.location());
-        if !found.remote {
-            return Err(Error::config(what).hint(found.cure()));
-        }
-        // Many services are so, and one archiver alone needs no keeping apart.
-        tracing::warn!(hint = found.cure(), "{what}");
+    let mut probes = Vec::new();
+    for store in &stores {
+        probes.push(try_out(store.as_ref(), &layout).await?);
     }
-    let archive = Archive::open_or_create(store, &settings.cluster, &server.identity, &settings.keys()?).await?;
+    let keys = settings.keys()?;
+    for store in stores {
+        Archive::open_or_create(store, &settings.cluster, &server.identity, &keys).await?;
+    }
+    let archive = Archive::open(settings.store()?, &settings.cluster, &keys).await?;
+    let Some(first) = probes.first().cloned() else { return Ok(ExitCode::SUCCESS) };
     if settings.json {
         output::print_json(&Document {
             store: archive.store.location(),
             cluster: settings.cluster.as_str(),
             identity: &archive.identity,
-            probe: &found,
+            probe: &first,
+            probes: if probes.len() > 1 { probes } else { Vec::new() },
         })?;
     } else {
         output::print(&format!(
@@ -62,4 +66,19 @@ pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a store guarantees. One that cannot keep two archivers apart is told of, or refused where that need not be.
+async fn try_out(store: &dyn Store, layout: &Layout) -> Result<ProbeReport> {
+    let found = probe(store, &layout.probes()).await?;
+    if !found.fences() {
+        let why = found.shortcomings().join("; ");
+        let what = format!("{} cannot keep two archivers apart: {why}", store.location());
+        if !found.remote {
+            return Err(Error::config(what).hint(found.cure()));
+        }
+        // Many services are so, and one archiver alone needs no keeping apart.
+        tracing::warn!(hint = found.cure(), "{what}");
+    }
+    Ok(found)
 }

@@ -39,6 +39,7 @@ mod status;
 mod verify;
 mod wal_fetch;
 mod wal_push;
+mod written;
 
 use settings::{Global, Settings};
 

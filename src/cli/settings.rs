@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
+use super::written::{AckStores, FileAckStores};
 use crate::engine::{Axis, Engine};
 use crate::error::{Error, Result};
 use crate::model::cluster::ClusterName;
@@ -30,7 +31,7 @@ const SLOT: &str = "pitr";
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Where archives are: a directory, file:///DIR, or s3://BUCKET/PREFIX?endpoint=URL&region=NAME.
-    /// Verbs that read take several
+    /// Several may be given: copies that are written, and read, as one
     #[arg(long, global = true, env = "PITR_STORE", value_name = "URL")]
     pub store: Vec<String>,
     /// Name of the cluster in the store [default: main]
@@ -87,6 +88,8 @@ pub struct Settings {
     slot: Option<String>,
     key_file: Option<PathBuf>,
     restore_key: Option<PathBuf>,
+    /// How many of several stores have to have what is written.
+    pub ack_stores: AckStores,
     /// How the log is streamed.
     pub stream: Stream,
     /// Print JSON.
@@ -140,6 +143,7 @@ impl Stream {
 struct FileSettings {
     #[serde(default)]
     store: Vec<FileStore>,
+    ack_stores: Option<FileAckStores>,
     #[serde(default)]
     stream: FileStream,
     #[serde(default)]
@@ -168,6 +172,7 @@ struct FileStream {
     segment_size: Option<String>,
     compression: Option<String>,
     ack: Option<Ack>,
+    ack_stores: Option<FileAckStores>,
     spool: Option<PathBuf>,
     spool_size: Option<String>,
 }
@@ -198,6 +203,8 @@ impl Settings {
         let mut clusters = file.cluster;
         let ours = clusters.remove(cluster.as_str()).unwrap_or_default();
         let stream = Stream::resolve(&ours.stream, &file.stream)?;
+        let ack_stores = [&ours.stream.ack_stores, &file.stream.ack_stores, &file.ack_stores].into_iter().flatten();
+        let ack_stores = ack_stores.map(FileAckStores::read).next().transpose()?;
         Ok(Self {
             stores: if global.store.is_empty() {
                 file.store.into_iter().map(|store| store.url).collect()
@@ -209,6 +216,7 @@ impl Settings {
             slot: ours.slot,
             key_file: first(&global.key_file, &ours.encryption.key_file, &file.encryption.key_file),
             restore_key: first(&global.restore_key, &ours.encryption.restore_key, &file.encryption.restore_key),
+            ack_stores: ack_stores.unwrap_or_default(),
             stream,
             json: global.json,
             file: found,
@@ -244,6 +252,17 @@ impl Settings {
     /// As [`Settings::store`]; [`crate::Kind::Config`] when several are named.
     pub fn one_store(&self) -> Result<Arc<dyn Store>> {
         store::url::open(self.named_store()?)
+    }
+
+    /// Each of the stores by itself, made when it is not there.
+    ///
+    /// # Errors
+    /// As [`Settings::store`]; [`crate::Kind::StoreUnreachable`] when one cannot be made.
+    pub fn make_stores(&self) -> Result<Vec<Arc<dyn Store>>> {
+        if self.stores.is_empty() {
+            return Err(no_store());
+        }
+        self.stores.iter().map(|url| store::url::make(url)).collect()
     }
 
     /// The one store to write to, made when it is not there.

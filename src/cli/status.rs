@@ -14,6 +14,10 @@ use crate::engine::{Axis, SlotStatus};
 use crate::error::{Error, Kind, Result};
 use crate::model::time::{Clock, SystemClock, Timestamp};
 
+mod stores;
+
+use stores::StoreStatus;
+
 /// Options of `pitr status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -25,6 +29,9 @@ pub(super) struct Args {
 struct Document {
     cluster: String,
     store: String,
+    /// Each of several by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stores: Vec<StoreStatus>,
     engine: String,
     system: String,
     timeline: Option<u32>,
@@ -69,6 +76,10 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     let mut document = Document {
         cluster: settings.cluster.to_string(),
         store: opened.archive.store.location(),
+        stores: match settings.stores()? {
+            several if several.len() > 1 => stores::stores(&opened.archive, engine, several).await,
+            _ => Vec::new(),
+        },
         engine: opened.archive.identity.engine.clone(),
         system: opened.archive.identity.system.clone(),
         timeline: newest.map(|(timeline, _)| timeline.0),
@@ -143,6 +154,7 @@ fn text(document: &Document) -> String {
     text.push_str(&format!("database          {} system {}\n", document.engine, document.system));
     let timeline = document.timeline.map_or_else(String::new, |timeline| format!(" on timeline {timeline}"));
     text.push_str(&format!("archived to       {}{timeline}\n", or_none(document.archived_to.clone())));
+    text.push_str(&stores::text(&document.stores));
     text.push_str(&format!("newest            {}\n", time(document.newest_transaction)));
     let age = document.confirmed_age_seconds.map_or_else(String::new, |age| format!(" ({age:.1} s ago)"));
     text.push_str(&format!("complete up to    {}{age}\n", time(document.confirmed)));

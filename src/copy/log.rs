@@ -40,6 +40,7 @@ impl Copy<'_> {
         let history = ObjectName::History(timeline);
         self.one(&history).await?;
         if !self.has_same(&history).await? {
+            self.report.contradicts = true;
             return Ok(());
         }
         let (mut damaged, mut gone) = (BTreeSet::new(), BTreeSet::new());
@@ -51,6 +52,7 @@ impl Copy<'_> {
             let missing = match self.log_of(timeline).missing(&held.names, &damaged, &self.there) {
                 Err(error) if error.kind() == Kind::Corruption => {
                     self.problem(self.from.layout.timeline(timeline), &error);
+                    self.report.contradicts = true;
                     return Ok(());
                 }
                 missing => missing?,

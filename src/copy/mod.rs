@@ -35,6 +35,7 @@ use crate::store::{ObjectInfo, Store};
 
 mod base;
 mod log;
+pub mod mirrors;
 mod plan;
 pub mod repair;
 mod tail;
@@ -59,6 +60,8 @@ pub struct Report {
     pub bytes: u64,
     /// What was not copied because it is damaged, or because something else stands in its place.
     pub problems: Vec<Problem>,
+    /// All of a timeline was left out: what the other store holds of it contradicts this one.
+    pub contradicts: bool,
 }
 
 /// Why an object is left out.
@@ -92,17 +95,7 @@ pub async fn copy(
     let epochs = names(source, layout, &layout.epochs()).await?;
     let to = from.over(to);
     let there = names(to.store.as_ref(), layout, &layout.everything()).await?;
-    let mut copy = Copy {
-        from: from.clone(),
-        to,
-        engine,
-        compression,
-        progress,
-        there,
-        last_epoch: 0,
-        about: 0,
-        report: Report::default(),
-    };
+    let mut copy = Copy::new(from, to, engine, compression, progress, there);
     copy.about = copy.about(&log, &packs);
     copy.cluster().await?;
     copy.epochs(&epochs).await?;
@@ -119,6 +112,20 @@ pub async fn copy(
         copy.one(drill).await?;
     }
     Ok(copy.report)
+}
+
+/// Copies the archive's identity and the claims of its writers alone: whoever archives in `to` next takes a higher number.
+///
+/// # Errors
+/// As [`copy`].
+async fn copy_claims(from: &Archive, to: Arc<dyn Store>, engine: &dyn Engine, compression: Compression) -> Result<()> {
+    let to = from.over(to);
+    let layout = &from.layout;
+    let epochs = names(from.store.as_ref(), layout, &layout.epochs()).await?;
+    let there = names(to.store.as_ref(), layout, &layout.epochs()).await?;
+    let mut copy = Copy::new(from, to, engine, compression, &|_, _| {}, there);
+    copy.cluster().await?;
+    copy.epochs(&epochs).await
 }
 
 /// What a store holds below a prefix.
@@ -156,7 +163,28 @@ enum Read {
     Gone,
 }
 
-impl Copy<'_> {
+impl<'a> Copy<'a> {
+    fn new(
+        from: &Archive,
+        to: Archive,
+        engine: &'a dyn Engine,
+        compression: Compression,
+        progress: Progress<'a>,
+        there: Names,
+    ) -> Self {
+        Self {
+            from: from.clone(),
+            to,
+            engine,
+            compression,
+            progress,
+            there,
+            last_epoch: 0,
+            about: 0,
+            report: Report::default(),
+        }
+    }
+
     /// About how many bytes there are to copy.
     fn about(&self, log: &Names, packs: &Names) -> u64 {
         let missing = timelines(log).into_iter().flat_map(|timeline| {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::catalog::archive::Archive;
 use crate::catalog::positions::{end_of, told};
-use crate::catalog::{SegmentInfo, TimelineLog};
+use crate::catalog::{Holder, SegmentInfo, TimelineLog};
 use crate::engine::{Axis, Detail, Engine, ScanStart, Scanner};
 use crate::error::{Error, Result};
 use crate::model::offset::Offset;
@@ -48,6 +48,29 @@ pub(super) async fn sealed(
     })
     .await
     .map_err(|e| Error::failure("a thread that compresses died").because(e))?
+}
+
+/// Makes segments of an archive's tails, under their writers' epochs, and removes them: for a store that is to keep tails no
+/// more. The claim of a later writer must be in it, so that nobody is told any more that a tail is durable.
+///
+/// # Errors
+/// As [`sealed`].
+pub(super) async fn seal_all(archive: &Archive, engine: &dyn Engine, compression: Compression) -> Result<()> {
+    if archive.store.local_root().is_none() {
+        return Ok(());
+    }
+    let catalog = archive.catalog(engine).await?;
+    for (timeline, log) in &catalog.timelines {
+        for tail in log.segments.iter().filter(|s| s.holder == Holder::Tail && !s.range.is_empty()) {
+            let name = archive.object_of(*timeline, tail);
+            archive.store.settle(std::slice::from_ref(&name)).await?;
+            let bytes = sealed(archive, engine, *timeline, log, tail, compression).await?;
+            let segment = SegmentInfo { holder: Holder::Segment(compression.codec()), ..*tail };
+            archive.store.create(&archive.object_of(*timeline, &segment), vec![bytes]).await?;
+            archive.store.delete(&name).await?;
+        }
+    }
+    Ok(())
 }
 
 /// A scanner at the start of a tail, which has read the record that crosses into it.

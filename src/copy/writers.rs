@@ -25,15 +25,17 @@ impl Copy<'_> {
         if let Some(ahead) = self.there.keys().filter(is_epoch).find(|epoch| !epochs.contains_key(epoch)) {
             return Err(self.fenced(ahead));
         }
-        let (both, missing): (Vec<_>, Vec<_>) = epochs.keys().partition(|epoch| self.there.contains_key(epoch));
+        // Owned: a borrowing closure makes the future unfit for `spawn`.
+        let (both, missing): (Vec<ObjectName>, Vec<ObjectName>) =
+            epochs.keys().cloned().partition(|epoch| self.there.contains_key(epoch));
         if let Some(differing) = differing(&self.from, &self.to, both).await? {
             return Err(self.fenced(&differing));
         }
         for epoch in missing {
-            let Some(bytes) = sound::read(&self.from, epoch).await? else { continue };
-            match self.to.store.create(&self.to.layout.name(epoch), vec![bytes.clone()]).await {
-                Err(error) if error.kind() == Kind::Fenced => return Err(self.fenced(epoch)),
-                made => made.map(|_| self.made(epoch, bytes.len() as u64))?,
+            let Some(bytes) = sound::read(&self.from, &epoch).await? else { continue };
+            match self.to.store.create(&self.to.layout.name(&epoch), vec![bytes.clone()]).await {
+                Err(error) if error.kind() == Kind::Fenced => return Err(self.fenced(&epoch)),
+                made => made.map(|_| self.made(&epoch, bytes.len() as u64))?,
             }
         }
         let number = |epoch: &ObjectName| if let ObjectName::Epoch(n) = epoch { Some(*n) } else { None };
@@ -59,16 +61,16 @@ impl Copy<'_> {
 }
 
 /// One of these claims that the two archives hold with different bytes, neither of them damaged.
-async fn differing(from: &Archive, to: &Archive, epochs: Vec<&ObjectName>) -> Result<Option<ObjectName>> {
+async fn differing(from: &Archive, to: &Archive, epochs: Vec<ObjectName>) -> Result<Option<ObjectName>> {
     let claim = async |archive: &Archive, epoch: &ObjectName| match sound::read(archive, epoch).await {
         Err(error) if error.kind() == Kind::Corruption => Ok(None),
         claim => claim,
     };
     let mut compared = stream::iter(epochs)
         .map(|epoch| async move {
-            let (ours, theirs) = tokio::try_join!(claim(from, epoch), claim(to, epoch))?;
+            let (ours, theirs) = tokio::try_join!(claim(from, &epoch), claim(to, &epoch))?;
             let differ = ours.zip(theirs).is_some_and(|(ours, theirs)| ours != theirs);
-            Ok::<_, Error>(differ.then(|| epoch.clone()))
+            Ok::<_, Error>(differ.then_some(epoch))
         })
         .buffered(AT_ONCE);
     while let Some(differs) = compared.try_next().await? {

@@ -18,6 +18,7 @@ pub mod conformance;
 pub mod intact;
 pub mod local;
 pub mod memory;
+pub mod mirrored;
 mod name;
 pub mod probe;
 pub mod s3;

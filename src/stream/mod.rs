@@ -20,6 +20,7 @@ use crate::catalog::archive::Archive;
 use crate::catalog::fence::{self, Epoch};
 use crate::catalog::load::Known;
 use crate::catalog::{Catalog, Holder};
+use crate::copy::mirrors::{Keeper, Mirrors};
 use crate::engine::{Axis, Engine, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, ServerState};
@@ -57,6 +58,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 
 /// How long a slot may stay in use by a connection that has just died.
 const SLOT_BUSY_MAX: Duration = Duration::from_secs(15);
+
+/// How long stores that lack something are waited for at the end.
+const FAREWELL_MAX: Duration = Duration::from_secs(10);
 
 /// Who claims an archiver's epoch, for people.
 const CLAIMED_BY: &str = "pitr archive";
@@ -100,6 +104,8 @@ pub struct SpoolSettings {
 pub struct Archiver {
     /// Where the archive is.
     pub store: Arc<dyn Store>,
+    /// What keeps it together, if it is several stores.
+    pub mirrors: Option<Arc<Mirrors>>,
     /// Its name there.
     pub cluster: ClusterName,
     /// The keys, if it is encrypted.
@@ -123,6 +129,21 @@ async fn unless_stopped<T>(stop: &watch::Receiver<bool>, work: impl Future<Outpu
     tokio::select! {
         done = work => Some(done),
         _ = stop.wait_for(|stop| *stop) => None,
+    }
+}
+
+/// Waits until all stores have what one of them has, if they answer; not for long once asked to stop.
+async fn finish(mut keeper: Keeper, mut stop: watch::Receiver<bool>) {
+    let asked = async {
+        // Whoever could ask is gone otherwise.
+        let _ = stop.wait_for(|stop| *stop).await;
+        tokio::time::sleep(FAREWELL_MAX).await;
+    };
+    tokio::select! {
+        lacking = keeper.finish() => lacking.iter().for_each(|store| {
+            tracing::warn!(store, "a store lacks what others have; the next `pitr archive`, or `pitr copy`, brings it there");
+        }),
+        () = asked => tracing::warn!("not all stores have everything yet; the next `pitr archive` brings it there"),
     }
 }
 
@@ -179,12 +200,22 @@ impl Archiver {
         }
         let Some(connected) = unless_stopped(&stop, self.connect()).await else { return Ok(()) };
         let (source, server) = connected?;
+        if let Some(mirrors) = &self.mirrors {
+            mirrors.meet().await?;
+        }
         let archive =
             Archive::open_or_create(Arc::clone(&self.store), &self.cluster, &server.identity, &self.keys).await?;
         if let (Some(sealed), Some(spool)) = (&archive.sealed, &spool) {
             sealed.ring().keep_in(&spool.root().join(self.cluster.as_str()))?;
         }
         let epoch = fence::claim(archive.store.as_ref(), &archive.layout, self.clock.as_ref(), CLAIMED_BY).await?;
+        let keeper = match &self.mirrors {
+            Some(mirrors) => match unless_stopped(&stop, mirrors.begin()).await {
+                Some(keeper) => Some(keeper?),
+                None => return Ok(()),
+            },
+            None => None,
+        };
         if let Some(spool) = &spool {
             spool.own(&epoch)?;
         }
@@ -199,7 +230,7 @@ impl Archiver {
         let file_bytes = archive.identity.log_file_bytes;
         let from = self.settings.from.map(|(timeline, from)| (timeline, from.floor_to(file_bytes)));
         let (goal, goal_receiver) = watch::channel(Goal::Wait);
-        let until = Until { stop, goal: goal_receiver };
+        let until = Until { stop: stop.clone(), goal: goal_receiver };
         let mut run = Run {
             archiver: self,
             archive,
@@ -221,6 +252,9 @@ impl Archiver {
         let result = run.keep_streaming(source, server).await;
         if let Some(base) = run.base.take() {
             base.abort();
+        }
+        if let (Some(keeper), Ok(())) = (keeper, &result) {
+            finish(keeper, stop).await;
         }
         result
     }

@@ -462,3 +462,43 @@ fn log_is_decrypted_as_the_page_on_restores_without_pitr_says() {
     ));
     assert_eq!(failed, b"refused\n");
 }
+
+/// The same bytes in each, with one key for all.
+#[test]
+fn an_encrypted_archive_in_two_stores_survives_one_of_them() {
+    let scratch = Scratch::new();
+    let server = Server::builder(&scratch, "server").wal_segment_mib(1).setting("autovacuum", "off").start();
+    marker_table(&server);
+    let pitr = Pitr::new(&scratch).source(&server);
+    let keys = Keys::new(&pitr, &scratch, "keys");
+    let stores = ["one", "two"].map(|name| {
+        std::fs::create_dir(scratch.join(name)).unwrap();
+        scratch.join(name).display().to_string()
+    });
+    let both = ["--store", &stores[0], "--store", &stores[1], "--ack-stores", "1", "--key-file", &keys.archiver];
+    let archive = |more: &[&str]| {
+        pitr.ok(["archive", "--exit-when-caught-up"].iter().chain(&both).chain(more));
+    };
+    archive(&[]);
+    let away = scratch.join("away");
+    for gone in &stores {
+        std::fs::rename(gone, &away).unwrap();
+        mark(&server);
+        server.switch_wal();
+        archive(&["--no-backup"]);
+        std::fs::rename(&away, gone).unwrap();
+        mark(&server);
+        archive(&["--no-backup"]);
+    }
+    for (at, store) in stores.iter().enumerate() {
+        let one = ["--store", store, "--restore-key", &keys.restore];
+        pitr.ok(["verify", "--read-data"].iter().chain(&one)).says(&["sound"]);
+        let (name, words) = (format!("restored-{at}"), ["--target", "latest"]);
+        let to = scratch.join(&name);
+        pitr.restore(&server, &to, &words.into_iter().chain(one).collect::<Vec<_>>());
+        assert_eq!(marker_xids(&open_restored(&scratch, &name, &server, &to)), marker_xids(&server));
+        for (name, path) in files(&Path::new(store).join("main/log")) {
+            assert!(std::fs::read(path).unwrap().windows(8).any(|window| window == b"PITRSEAL"), "{name} is not sealed");
+        }
+    }
+}

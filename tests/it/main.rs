@@ -25,6 +25,7 @@ mod failover;
 mod garage;
 mod harness;
 mod holes;
+mod mirrors;
 mod mysql_bad_input;
 mod mysql_changes;
 mod mysql_faults;

@@ -70,6 +70,7 @@ fn archive_while(pitr: &Pitr, server: &Server, work: impl FnOnce()) {
     let archiver = Archiver {
         keys: Keys::default(),
         store: Arc::new(Objects(LocalStore::open(pitr.store()).unwrap())),
+        mirrors: None,
         cluster: "main".parse().unwrap(),
         engine,
         url,
