@@ -136,9 +136,14 @@ impl Archive {
             .hint("name it with --key-file FILE, or key_file under [encryption] in pitr.toml"));
         }
         if store.head(&name).await?.is_none() {
-            let encryption = match &keys.archiver {
-                Some(key) => Some(Encryption { version: 1, writer: writer_text(&key.writer()?) }),
-                None => None,
+            let encryption = match (&identity.encryption, &keys.archiver) {
+                // A further copy of one that was made a moment ago.
+                (Some(made), _) => Some(made.clone()),
+                (None, Some(key)) => {
+                    let id = format!("{:032x}", rand::random::<u128>());
+                    Some(Encryption { version: 1, id, writer: writer_text(&key.writer()?) })
+                }
+                (None, None) => None,
             };
             let mut body = serde_json::to_vec_pretty(&Identity { encryption, ..identity.clone() })
                 .map_err(|e| Error::failure("cannot write the cluster's identity").because(e))?;
@@ -230,9 +235,15 @@ impl Archive {
         match self.store.create(&name, vec![Bytes::from(body)]).await {
             Err(error) if error.kind() == Kind::Fenced => {
                 for copy in copies(self.store.as_ref()) {
-                    if let Some(bytes) = copy.get(&name, Part::All).await?
-                        && let Err(damage) = load::decode_history(&name, history.timeline, &bytes)
-                    {
+                    let read = match copy.get(&name, Part::All).await {
+                        Ok(Some(bytes)) => load::decode_history(&name, history.timeline, &bytes).map(|_| ()),
+                        Err(error) if error.kind() == Kind::Corruption => Err(error),
+                        other => other.map(|_| ()),
+                    };
+                    if let Err(damage) = read {
+                        if damage.kind() != Kind::Corruption {
+                            return Err(damage);
+                        }
                         // It differs because it is damaged. Streaming does not need it.
                         tracing::error!(error = %damage, hint = damage.advice(), "a timeline's history is damaged");
                         return Ok(());

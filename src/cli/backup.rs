@@ -99,7 +99,15 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
     if let Some(mirrors) = &mirrors {
         mirrors.meet().await?;
     }
-    let archive = Archive::open_or_create(store, &settings.cluster, &server.identity, &settings.keys()?).await?;
+    let keys = settings.keys()?;
+    if keys.archiver.is_some() && keys.restore.is_none() && engine.axis() == Axis::Archive {
+        return Err(Error::new(
+            Kind::WrongKey,
+            "a base backup looks for its place in the log, which an archiver key does not read",
+        )
+        .hint("name the restore key, too, with --restore-key FILE; or have `pitr archive` take the base"));
+    }
+    let archive = Archive::open_or_create(store, &settings.cluster, &server.identity, &keys).await?;
     let mut together = match &mirrors {
         Some(mirrors) => Some(mirrors.begin().await?),
         None => None,

@@ -14,7 +14,7 @@ use crate::catalog::layout::Layout;
 use crate::engine::{self, Finding, Level};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{self, Refusal};
-use crate::store::probe::probe;
+use crate::store::probe::{probe, recorded};
 
 /// Options of `pitr check`.
 #[derive(Debug, clap::Args)]
@@ -103,10 +103,22 @@ fn configuration(settings: &Settings) -> Finding {
 async fn look_at_store(settings: &Settings, findings: &mut Vec<Finding>) -> Result<Option<Archive>> {
     for store in settings.stores()? {
         let layout = Layout::new(settings.cluster.clone());
+        let before = recorded(store.as_ref(), &layout.probes()).await?;
         let found = probe(store.as_ref(), &layout.probes()).await?;
+        if let Some((when, before)) = before.filter(|(_, before)| before.fences() && !found.fences()) {
+            findings.push(Finding {
+                subject: "store".into(),
+                level: Level::Critical,
+                message: format!("{} kept two archivers apart at {when}, and does not any more", before.store),
+                cure: Some(
+                    "was the service exchanged, or its version? see to it that one archiver only writes there".into(),
+                ),
+            });
+        }
         let short = found.shortcomings();
         if short.is_empty() {
-            findings.push(ok("store", format!("{}: creates once, reads back what was written", store.location())));
+            let all = std::iter::once("creates once, reads back what was written".to_owned()).chain(found.remarks());
+            findings.push(ok("store", format!("{}: {}", store.location(), all.collect::<Vec<_>>().join(", "))));
         } else {
             findings.push(Finding {
                 subject: "store".into(),

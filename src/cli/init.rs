@@ -1,6 +1,7 @@
 //! `pitr init`: makes an archive.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -12,8 +13,9 @@ use crate::catalog::layout::Layout;
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::model::cluster::Identity;
+use crate::model::time::{Clock as _, SystemClock};
 use crate::store::Store;
-use crate::store::probe::{ProbeReport, probe};
+use crate::store::probe::{ProbeReport, probe, record};
 
 /// Options of `pitr init`.
 #[derive(Debug, clap::Args)]
@@ -42,8 +44,11 @@ pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
         probes.push(try_out(store.as_ref(), &layout).await?);
     }
     let keys = settings.keys()?;
-    for store in stores {
-        Archive::open_or_create(store, &settings.cluster, &server.identity, &keys).await?;
+    let mut identity = server.identity;
+    for (store, found) in stores.into_iter().zip(&probes) {
+        let made = Archive::open_or_create(Arc::clone(&store), &settings.cluster, &identity, &keys).await?;
+        identity = made.identity;
+        record(store.as_ref(), &layout.probes(), SystemClock.now(), found).await?;
     }
     let archive = Archive::open(settings.store()?, &settings.cluster, &keys).await?;
     let Some(first) = probes.first().cloned() else { return Ok(ExitCode::SUCCESS) };
@@ -56,14 +61,15 @@ pub(super) async fn run(settings: &Settings, _: &Args) -> Result<ExitCode> {
             probes: if probes.len() > 1 { probes } else { Vec::new() },
         })?;
     } else {
-        output::print(&format!(
-            "archive of cluster {} is ready in {}\n{} {} system {}\nnext: pitr archive\n",
-            settings.cluster,
-            archive.store.location(),
-            archive.identity.engine,
-            server.version,
-            archive.identity.system,
-        ))?;
+        let mut text = format!("archive of cluster {} is ready in {}\n", settings.cluster, archive.store.location());
+        for found in probes.iter().filter(|found| !found.remarks().is_empty()) {
+            text.push_str(&format!("{}: {}\n", found.store, found.remarks().join(", ")));
+        }
+        text.push_str(&format!(
+            "{} {} system {}\nnext: pitr archive\n",
+            archive.identity.engine, server.version, archive.identity.system,
+        ));
+        output::print(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -154,7 +154,7 @@ async fn check(settings: &Settings) -> Result<ExitCode> {
     let found = Checked {
         schema_version: 1,
         cluster: settings.cluster.to_string(),
-        writer: writer_text(ring.writer()),
+        writer: writer_text(&ring.origin().writer),
         keys: infos,
         read,
     };

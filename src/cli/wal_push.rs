@@ -84,6 +84,11 @@ async fn push(
     path: &Path,
 ) -> Result<()> {
     let archive = &opened.archive;
+    if archive.sealed.is_some() {
+        return Err(Error::config("wal-push does not write to an encrypted archive").hint(
+            "each call would make a data key of its own, and could not read what the one before it wrote: run `pitr archive`",
+        ));
+    }
     // Every whole file begins with the identity of its system.
     if let Some(system) = opened.engine.log_files(&archive.identity).system(&bytes)
         && system != archive.identity.system

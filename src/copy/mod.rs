@@ -19,6 +19,7 @@
 //! listed later. Packs that no manifest names stay behind, and so do segments that a wider one hides.
 //! What vanishes from the source meanwhile, as what expires does, is no error.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -205,8 +206,18 @@ impl<'a> Copy<'a> {
     /// The data keys, where there are any.
     async fn keys(&mut self) -> Result<()> {
         if self.from.sealed.is_some() {
+            // In order: the last wrap of a number comes last. Those before it may be there to be forgotten.
+            let mut newest: BTreeMap<u32, u32> = BTreeMap::new();
             for key in names(self.from.store.as_ref(), &self.from.layout, &self.from.layout.keys()).await?.keys() {
-                self.one(key).await?;
+                if let ObjectName::Key { number, wrap } = key {
+                    newest.insert(*number, *wrap);
+                }
+            }
+            for (number, wrap) in newest {
+                let range = ObjectName::Key { number, wrap }..=ObjectName::Key { number, wrap: u32::MAX };
+                if self.there.range(range).next().is_none() {
+                    self.one(&ObjectName::Key { number, wrap }).await?;
+                }
             }
         }
         Ok(())

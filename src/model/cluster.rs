@@ -84,6 +84,8 @@ pub struct Identity {
 pub struct Encryption {
     /// Version of the way in which objects are sealed; this program knows version 1.
     pub version: u32,
+    /// What tells this archive from another one of the same database: random, in hexadecimal.
+    pub id: String,
     /// The public half of the key that signs all objects (Ed25519, in base64).
     pub writer: String,
 }

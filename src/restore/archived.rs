@@ -110,7 +110,12 @@ impl LogSource for ArchivedLog {
         }
         let wanted = segments.get(had).map_or(Offset(u64::MAX), |segment| segment.range.start);
         let lead = segments.partition_point(|segment| segment.range.start.0.saturating_add(LEAD_BYTES) <= wanted.0);
-        let first = lead.min(had).saturating_sub(1);
+        let mut first = lead.min(had).saturating_sub(1);
+        // A segment may begin inside a large transaction, where nobody can begin to read.
+        let is_open = |before: &PlannedSegment| before.info.boundary != before.info.range.end;
+        while first > 0 && segments.get(first - 1).is_some_and(is_open) {
+            first -= 1;
+        }
         let waiting: Vec<PlannedSegment> = segments.get(first..).unwrap_or_default().to_vec();
         let at = waiting.first().map(|segment| segment.range.start);
         Ok(Box::new(Reader {

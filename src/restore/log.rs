@@ -69,7 +69,9 @@ fn whole_files(archive: &Archive, catalog: &Catalog, log: &[PlannedSegment], cut
             let wanted = if counted { Offset(start.0.saturating_sub(LEAD_BYTES)) } else { file };
             let mut first = start;
             let lead = known.iter().rev().skip_while(|s| s.range.end > start).take_while(|s| {
-                let leads = s.range.end == first && if counted { first > wanted } else { s.range.start >= file };
+                // A segment may begin inside a large transaction, where nobody can begin to read.
+                let enough = if counted { first <= wanted && s.boundary == s.range.end } else { s.range.start < file };
+                let leads = s.range.end == first && !enough;
                 first = s.range.start;
                 leads
             });

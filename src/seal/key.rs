@@ -203,8 +203,8 @@ impl RestoreKey {
 /// [`Kind::Config`] when it is none.
 pub fn recipient_of(text: &str) -> Result<x25519::Recipient> {
     x25519::Recipient::from_str(text.trim()).map_err(|problem| {
-        Error::config(format!("{:?} is no recipient: {problem}", text.trim()))
-            .hint("it looks like age1..., and 62 characters long")
+        // Not what was given: it may be the secret half.
+        Error::config(format!("that is no recipient: {problem}")).hint("it looks like age1..., and 62 characters long")
     })
 }
 
@@ -218,10 +218,12 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// What tells one archive from all others, to which its keys are bound.
+/// What tells one archive from all others, to which its keys and its objects are bound: everything in its `cluster.json`.
 #[must_use]
 pub fn archive_id(cluster: &ClusterName, identity: &Identity) -> String {
-    format!("{} {} {}", identity.engine, identity.system, cluster)
+    let Identity { engine, system, log_file_bytes, server_version, encryption, .. } = identity;
+    let id = encryption.as_ref().map_or("", |encryption| &encryption.id);
+    format!("{cluster} {engine} {log_file_bytes} {server_version} {id} {system}")
 }
 
 /// The keys that were given to this process.

@@ -12,7 +12,8 @@
 //!               24  open length u64      8
 //!               32  salt                32
 //!               64  stored hash         32   BLAKE3 of the object's bytes before the trailer
-//!               96  signature           64   Ed25519
+//!               96  open hash           32   the same of the open part alone
+//!              128  signature           64   Ed25519
 //! ```
 //! Integers are little-endian. With `name` the object's name in the store:
 //!
@@ -23,12 +24,14 @@
 //!   "pitr object", a zero byte, and the name.
 //! - chunk: AES-256-GCM; nonce: 0 or 1 (u32, the part) and the chunk's number in its part (u64), both
 //!   big-endian; associated data: the trailer's first 64 bytes, and the name.
-//! - signature: of "pitr object 1", a zero byte, the trailer's first 96 bytes, and the name.
+//! - signature: of "pitr object 1", a zero byte, the archive ([`super::key::archive_id`]), a zero byte, the trailer's first
+//!   128 bytes, and the name.
 //!
 //! The filler makes the length before encryption a function of the object's length, so that a listing
 //! tells it. Name, lengths and order of the chunks are under each chunk's tag: what was swapped, cut
 //! off or put elsewhere does not open. The hash lets anybody who knows the signing key's public
-//! half tell an object that is as it was written, also without the key to read it.
+//! half tell an object that is as it was written, also without the key to read it; that of the open part
+//! proves a footer that is read alone, even from who could encrypt another with the metadata key.
 
 use std::ops::Range;
 
@@ -46,20 +49,29 @@ pub const CHUNK_BYTES: u64 = 64 << 10;
 pub const TAG_BYTES: u64 = 16;
 
 /// Bytes of the trailer.
-pub const TRAILER_BYTES: usize = 160;
+pub const TRAILER_BYTES: usize = 192;
 
 const MAGIC: &[u8; 8] = b"PITRSEAL";
 const VERSION: u16 = 1;
 /// What of the trailer is associated data.
 const BOUND: usize = 64;
 /// What of the trailer is signed.
-const SIGNED: usize = 96;
+const SIGNED: usize = 128;
 
 /// A secret key.
 pub type Key = [u8; 32];
 
 /// The public half of a signing key.
 pub type Writer = [u8; 32];
+
+/// Who signs the objects of an archive, and which archive that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The public half of the key that signs.
+    pub writer: Writer,
+    /// What tells the archive from all others.
+    pub archive: String,
+}
 
 /// What of an object is encrypted with which key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +92,7 @@ pub struct Trailer {
     /// Tells one content from another, under one name.
     pub salt: [u8; 32],
     stored_hash: [u8; 32],
+    open_hash: [u8; 32],
 }
 
 /// What opens the parts of an object; a data key, if it is known.
@@ -99,6 +112,8 @@ pub struct Sealer<'a> {
     pub metadata: &'a Key,
     /// Signs it.
     pub signer: &'a Ed25519KeyPair,
+    /// The archive that it is of.
+    pub origin: &'a Origin,
 }
 
 impl Sealer<'_> {
@@ -113,7 +128,8 @@ impl Sealer<'_> {
         };
         let data_key = if closed_bytes == 0 { 0 } else { self.data.map_or(0, |(number, _)| number) };
         let salt = salt(self.metadata, name, closed_bytes, body)?;
-        let mut trailer = Trailer { data_key, closed_bytes, open_bytes, salt, stored_hash: [0; 32] };
+        let mut trailer =
+            Trailer { data_key, closed_bytes, open_bytes, salt, stored_hash: [0; 32], open_hash: [0; 32] };
         let bound = trailer.bound(name);
         let mut out = Vec::with_capacity(usize::try_from(stored_bytes(all)).unwrap_or(0));
         let keys = Keys { data: self.data.map(|(_, key)| key), metadata: self.metadata };
@@ -124,6 +140,7 @@ impl Sealer<'_> {
             }
             let key =
                 trailer.key(name, part, keys)?.ok_or_else(|| Error::failure(format!("no data key for {name}")))?;
+            let begin = out.len();
             for number in 0..bytes.div_ceil(CHUNK_BYTES) {
                 let at = out.len();
                 pieces.take(CHUNK_BYTES.min(bytes - number * CHUNK_BYTES), &mut out);
@@ -133,22 +150,25 @@ impl Sealer<'_> {
                     .map_err(|e| Error::failure(format!("cannot encrypt {name}")).because(e))?;
                 out.extend_from_slice(tag.as_ref());
             }
+            if part == Part::Open {
+                trailer.open_hash = *blake3::hash(out.get(begin..).unwrap_or_default()).as_bytes();
+            }
         }
         out.resize(out.len() + trailer.filler_bytes() as usize, 0);
         trailer.stored_hash = *blake3::hash(&out).as_bytes();
         let head = trailer.head();
         out.extend_from_slice(&head);
-        out.extend_from_slice(self.signer.sign(&signed(name, &head)).as_ref());
+        out.extend_from_slice(self.signer.sign(&signed(self.origin, name, &head)).as_ref());
         Ok(out.into())
     }
 }
 
 impl Trailer {
-    /// Reads the trailer from the last bytes of the object `name`, which `writer` must have signed.
+    /// Reads the trailer from the last bytes of the object `name`, which must have been signed by `origin`.
     ///
     /// # Errors
-    /// [`crate::Kind::Corruption`] when it is none, or signed by another or for another name.
-    pub fn decode(name: &str, last: &[u8], writer: &Writer) -> Result<Self> {
+    /// [`crate::Kind::Corruption`] when it is none, or signed by another, for another archive or another name.
+    pub fn decode(name: &str, last: &[u8], origin: &Origin) -> Result<Self> {
         let refuse = |flaw: &str| {
             Error::corruption(format!("{name} {flaw}")).hint(
                 "was it damaged, put there by somebody else, or moved from another place? nothing of it is believed",
@@ -157,9 +177,9 @@ impl Trailer {
         let sealed = last.last_chunk::<TRAILER_BYTES>().filter(|trailer| trailer.starts_with(MAGIC));
         let sealed = sealed.ok_or_else(|| refuse("is not sealed, though its archive is encrypted"))?;
         let (head, signature) = sealed.split_at(SIGNED);
-        let known = UnparsedPublicKey::new(&ED25519, writer);
-        if known.verify(&signed(name, head), signature).is_err() {
-            return Err(refuse("is not signed by this archive's archiver key for this name"));
+        let known = UnparsedPublicKey::new(&ED25519, &origin.writer);
+        if known.verify(&signed(origin, name, head), signature).is_err() {
+            return Err(refuse("is not signed by this archive's archiver for this name"));
         }
         let u64_at = |at: usize| head.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
         let hash_at = |at: usize| head.get(at..).and_then(|b| b.first_chunk()).copied().unwrap_or_default();
@@ -170,6 +190,7 @@ impl Trailer {
             open_bytes: u64_at(24),
             salt: hash_at(32),
             stored_hash: hash_at(64),
+            open_hash: hash_at(96),
         };
         let version = numbers as u16;
         if version != VERSION {
@@ -224,6 +245,15 @@ impl Trailer {
         };
         let bound = self.bound(name);
         let mut out = Vec::with_capacity(stored.len());
+        if plain.start <= self.closed_bytes && plain.end >= self.bytes() && self.open_bytes > 0 {
+            let open = self.stored(&(self.closed_bytes..self.bytes()));
+            let len = usize::try_from(open.end - open.start).unwrap_or(usize::MAX);
+            let from = usize::try_from(open.start - self.stored(plain).start).unwrap_or(usize::MAX);
+            let bytes = stored.get(from..).and_then(|rest| rest.get(..len)).unwrap_or_default();
+            if *blake3::hash(bytes).as_bytes() != self.open_hash {
+                return Err(Error::corruption(format!("{name} does not hold the footer that was signed")));
+            }
+        }
         let mut opened: Option<(Part, LessSafeKey)> = None;
         let (mut skip, mut at) = (0, 0);
         for chunk in self.chunks(plain) {
@@ -305,6 +335,7 @@ impl Trailer {
         head.extend_from_slice(&self.open_bytes.to_le_bytes());
         head.extend_from_slice(&self.salt);
         head.extend_from_slice(&self.stored_hash);
+        head.extend_from_slice(&self.open_hash);
         head
     }
 
@@ -396,8 +427,8 @@ fn nonce(part: Part, number: u64) -> Nonce {
 }
 
 /// What is signed of an object.
-fn signed(name: &str, head: &[u8]) -> Vec<u8> {
-    [b"pitr object 1\0", head, name.as_bytes()].concat()
+fn signed(origin: &Origin, name: &str, head: &[u8]) -> Vec<u8> {
+    [b"pitr object 1\0", origin.archive.as_bytes(), b"\0", head, name.as_bytes()].concat()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! "wrapped": "<base64 of an age file: data key, metadata key, 32 bytes each>",
 //! "signature": "<base64 of the Ed25519 signature>"}
 //! ```
-//! What is signed: "pitr key 1", a zero byte, engine, system and cluster with a space between, a zero
+//! What is signed: "pitr key 1", a zero byte, the archive ([`super::key::archive_id`]), a zero
 //! byte, the object's name, a zero byte, and all bytes before `"signature"`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use super::kept::KeptKeys;
 use super::key::{ArchiverKey, Keys, RestoreKey, Secret, archive_id, writer_text};
-use super::object::{Key, Writer};
+use super::object::{Key, Origin};
 use crate::catalog::layout::{Layout, ObjectName};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::Identity;
@@ -67,8 +67,7 @@ pub struct KeyInfo {
 /// The keys of one archive.
 pub struct Ring {
     layout: Layout,
-    archive: String,
-    writer: Writer,
+    origin: Origin,
     archiver: Option<(ArchiverKey, Ed25519KeyPair)>,
     restore: Option<RestoreKey>,
     metadata: Secret,
@@ -88,8 +87,18 @@ impl Ring {
     pub async fn open(store: &dyn Store, layout: &Layout, identity: &Identity, keys: &Keys) -> Result<Self> {
         let cluster = layout.cluster();
         let writer = keys.writer()?;
-        let theirs = identity.encryption.as_ref().map(|encryption| encryption.writer.clone()).unwrap_or_default();
-        if writer_text(&writer) != theirs {
+        let Some(encryption) = &identity.encryption else {
+            return Err(Error::new(Kind::WrongKey, format!("cluster {cluster} is not encrypted")));
+        };
+        if encryption.version != 1 {
+            let version = encryption.version;
+            return Err(Error::config(format!(
+                "cluster {cluster} is encrypted in version {version}, and this pitr knows 1"
+            ))
+            .hint("was the archive made by a newer pitr?"));
+        }
+        let theirs = &encryption.writer;
+        if writer_text(&writer) != *theirs {
             return Err(Error::new(
                 Kind::WrongKey,
                 format!(
@@ -107,8 +116,7 @@ impl Ring {
         let mut ring = Self {
             layout: layout.clone(),
             metadata: Secret::new([0; 32]),
-            archive,
-            writer,
+            origin: Origin { writer, archive },
             archiver,
             restore: keys.restore.clone(),
             known: Mutex::default(),
@@ -116,16 +124,16 @@ impl Ring {
             kept: OnceLock::new(),
         };
         ring.metadata = match &keys.archiver {
-            Some(key) => key.metadata(&ring.archive)?,
+            Some(key) => key.metadata(&ring.origin.archive)?,
             None => ring.metadata_of_newest(store).await?,
         };
         Ok(ring)
     }
 
-    /// Who must have signed what is in the archive.
+    /// Who must have signed what is in the archive, and which that is.
     #[must_use]
-    pub const fn writer(&self) -> &Writer {
-        &self.writer
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The key of what every reader and every archiver can read.
@@ -153,15 +161,18 @@ impl Ring {
         }
         let Some(restore) = &self.restore else { return Ok(None) };
         let wraps = self.wraps(store, &self.layout.name(&ObjectName::Key { number, wrap: 0 })).await?;
-        let Some((_, name)) = wraps.into_iter().next_back() else {
-            let name = self.layout.name(&ObjectName::Key { number, wrap: 0 });
-            return Err(Error::corruption(format!("{name} is missing from {}", store.location())).hint(
-                "without this key nothing can be read that was archived with it: is it in another copy of the archive?",
-            ));
-        };
-        let (key, _) = self.unwrap(store, &name, restore).await?;
-        self.remember(number, &key);
-        Ok(Some(key))
+        match self.first_sound(store, restore, wraps.into_values().rev()).await? {
+            Some((key, _)) => {
+                self.remember(number, &key);
+                Ok(Some(key))
+            }
+            None => {
+                let name = self.layout.name(&ObjectName::Key { number, wrap: 0 });
+                Err(Error::corruption(format!("{name} is missing from {}", store.location())).hint(
+                    "without this key nothing can be read that was archived with it: is it in another copy of the archive?",
+                ))
+            }
+        }
     }
 
     /// The data key to write with: made, and wrapped into the store, when there is none or it has served its time.
@@ -190,7 +201,7 @@ impl Ring {
     /// # Errors
     /// [`Kind::Config`] when the file there is damaged; [`Kind::StoreUnreachable`] when it cannot be read.
     pub fn keep_in(&self, folder: &Path) -> Result<()> {
-        let kept = KeptKeys::open(folder, &self.archive)?;
+        let kept = KeptKeys::open(folder, &self.origin.archive)?;
         kept.all().iter().for_each(|(number, key)| self.remember(*number, key));
         // There is one spool for a process.
         let _ = self.kept.set(kept);
@@ -312,7 +323,7 @@ impl Ring {
     }
 
     fn signed(&self, name: &str, head: &[u8]) -> Vec<u8> {
-        [b"pitr key 1\0", self.archive.as_bytes(), b"\0", name.as_bytes(), b"\0", head].concat()
+        [b"pitr key 1\0", self.origin.archive.as_bytes(), b"\0", name.as_bytes(), b"\0", head].concat()
     }
 
     /// The key that an object holds, and the metadata key.
@@ -343,16 +354,36 @@ impl Ring {
 
     async fn metadata_of_newest(&self, store: &dyn Store) -> Result<Secret> {
         let Some(restore) = &self.restore else { return Err(Error::new(Kind::WrongKey, "no key is given")) };
-        let Some((number, name)) = self.newest(store).await?.into_iter().next_back() else {
-            return Err(Error::new(
-                Kind::NoArchive,
-                format!("cluster {} is encrypted and holds nothing yet", self.layout.cluster()),
-            )
-            .hint("its first data key is missing: has `pitr archive` run?"));
-        };
-        let (key, metadata) = self.unwrap(store, &name, restore).await?;
-        self.remember(number, &key);
-        Ok(metadata)
+        // All hold it: one that is damaged costs only what was archived with it.
+        let names = self.newest(store).await?.into_values().rev();
+        match self.first_sound(store, restore, names).await? {
+            Some((_, metadata)) => Ok(metadata),
+            None => {
+                let cluster = self.layout.cluster();
+                Err(Error::new(Kind::NoArchive, format!("cluster {cluster} is encrypted and holds nothing yet"))
+                    .hint("its first data key is missing: has `pitr archive` run?"))
+            }
+        }
+    }
+
+    /// What the first of these objects holds that is not damaged; none without any.
+    async fn first_sound(
+        &self,
+        store: &dyn Store,
+        restore: &RestoreKey,
+        names: impl Iterator<Item = String> + Send,
+    ) -> Result<Option<(Secret, Secret)>> {
+        let mut damaged = None;
+        for name in names {
+            match self.unwrap(store, &name, restore).await {
+                Err(error) if error.kind() == Kind::Corruption => {
+                    tracing::warn!(%error, hint = error.advice(), "a data key is damaged");
+                    damaged.get_or_insert(error);
+                }
+                keys => return keys.map(Some),
+            }
+        }
+        damaged.map_or(Ok(None), Err)
     }
 
     async fn read(&self, store: &dyn Store, name: &str) -> Result<(Wrapped, Vec<u8>)> {
@@ -367,9 +398,9 @@ impl Ring {
         let at = bytes.windows(SIGNATURE.len()).rposition(|window| window == SIGNATURE.as_bytes());
         let head = at.and_then(|at| bytes.get(..at)).unwrap_or_default();
         let signature = STANDARD.decode(&wrapped.signature).unwrap_or_default();
-        let known = UnparsedPublicKey::new(&ED25519, &self.writer);
+        let known = UnparsedPublicKey::new(&ED25519, &self.origin.writer);
         if known.verify(&self.signed(name, head), &signature).is_err() {
-            return Err(refuse("is not signed by this archive's archiver key for this name")
+            return Err(refuse("is not signed by this archive's archiver for this name")
                 .hint("was it damaged, or put there by somebody else? what it would open is not believed"));
         }
         if wrapped.format_version != 1 {

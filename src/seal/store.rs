@@ -18,7 +18,7 @@ use crate::catalog::layout::{Layout, ObjectName};
 use crate::error::{Error, Kind, Result};
 use crate::model::time::Timestamp;
 use crate::segment::format::Footer;
-use crate::store::{Created, ObjectInfo, Part, Store};
+use crate::store::{Created, ObjectInfo, Part, Store, intact};
 
 /// How many trailers are kept: of packs, of which many parts are read one after the other.
 const TRAILERS: usize = 4096;
@@ -29,6 +29,8 @@ pub struct Sealed {
     layout: Layout,
     ring: Arc<Ring>,
     several: Vec<Arc<dyn Store>>,
+    /// Where the keys are: of one of several stores, in any of them.
+    keys: Arc<dyn Store>,
     trailers: Mutex<HashMap<String, Trailer>>,
 }
 
@@ -36,11 +38,17 @@ impl Sealed {
     /// What `inner` holds, with the keys of `ring`.
     #[must_use]
     pub fn new(inner: Arc<dyn Store>, layout: Layout, ring: Arc<Ring>) -> Self {
+        let keys = Arc::clone(&inner);
+        Self::with_keys(inner, keys, layout, ring)
+    }
+
+    fn with_keys(inner: Arc<dyn Store>, keys: Arc<dyn Store>, layout: Layout, ring: Arc<Ring>) -> Self {
         let over = |store: &Arc<dyn Store>| {
-            Arc::new(Self::new(Arc::clone(store), layout.clone(), Arc::clone(&ring))) as Arc<dyn Store>
+            let one = Self::with_keys(Arc::clone(store), Arc::clone(&keys), layout.clone(), Arc::clone(&ring));
+            Arc::new(one) as Arc<dyn Store>
         };
         let several = inner.several().iter().map(over).collect();
-        Self { inner, several, layout, ring, trailers: Mutex::default() }
+        Self { inner, several, keys, layout, ring, trailers: Mutex::default() }
     }
 
     /// The same over another store, which holds a copy of the archive, or shall.
@@ -63,19 +71,26 @@ impl Sealed {
 
     /// What is to lie in the store.
     async fn sealed(&self, name: &str, body: Vec<Bytes>) -> Result<Vec<Bytes>> {
-        let Some(object) = self.layout.parse(name).filter(is_sealed) else { return Ok(body) };
+        let Some(object) = self.layout.parse(name) else {
+            return Err(Error::failure(format!("{name} is no name of an archive's object: it would not be encrypted"))
+                .hint("this is a bug in pitr; nothing was stored"));
+        };
+        if !is_sealed(&object) {
+            return Ok(body);
+        }
         // A copy of an object is made of sealed bytes: it is signed, for this name.
         if let [only] = body.as_slice()
-            && Trailer::decode(name, only, self.ring.writer()).is_ok_and(|trailer| trailer.check(name, only).is_ok())
+            && Trailer::decode(name, only, self.ring.origin()).is_ok_and(|trailer| trailer.check(name, only).is_ok())
         {
             return Ok(body);
         }
         let closed = closed_bytes(name, &object, &body)?;
-        let data = if closed > 0 { Some(self.ring.current(self.inner.as_ref()).await?) } else { None };
+        let data = if closed > 0 { Some(self.ring.current(self.keys.as_ref()).await?) } else { None };
         let (ring, name) = (Arc::clone(&self.ring), name.to_owned());
         let seal = move || {
             let data = data.as_ref().map(|(number, key)| (*number, key.expose()));
-            Sealer { data, metadata: ring.metadata(), signer: ring.signer()? }.seal(&name, &body, closed)
+            Sealer { data, metadata: ring.metadata(), signer: ring.signer()?, origin: ring.origin() }
+                .seal(&name, &body, closed)
         };
         // Of a megabyte it takes a millisecond.
         let sealed = if closed > 1 << 20 {
@@ -90,7 +105,12 @@ impl Sealed {
     /// What an object that stands there already means: the same content may have been sealed with another data key.
     async fn created(&self, name: &str, body: &[Bytes], made: Result<Created>) -> Result<Created> {
         match made {
-            Err(error) if error.kind() == Kind::Fenced && self.is_same(name, body).await? => Ok(Created::Same),
+            Err(error) if error.kind() == Kind::Fenced => match self.is_same(name, body).await {
+                Ok(true) => Ok(Created::Same),
+                // What is damaged is not the same.
+                Err(other) if other.kind() != Kind::Corruption => Err(other),
+                _ => Err(error),
+            },
             made => made,
         }
     }
@@ -100,9 +120,9 @@ impl Sealed {
             return Ok(false);
         }
         let Some(theirs) = self.as_stored(name).await? else { return Ok(false) };
-        let writer = self.ring.writer();
-        let theirs = Trailer::decode(name, &theirs, writer)?;
-        let ours = Trailer::decode(name, &body.concat(), writer)?;
+        let origin = self.ring.origin();
+        let theirs = Trailer::decode(name, &theirs, origin)?;
+        let ours = Trailer::decode(name, &body.concat(), origin)?;
         // The salt is a keyed hash of the content.
         Ok((ours.salt, ours.closed_bytes, ours.open_bytes) == (theirs.salt, theirs.closed_bytes, theirs.open_bytes))
     }
@@ -111,7 +131,7 @@ impl Sealed {
     async fn open(&self, name: &str, trailer: &Trailer, plain: std::ops::Range<u64>, stored: Bytes) -> Result<Bytes> {
         let data = match trailer.data_key {
             number if number > 0 && plain.start < trailer.closed_bytes => {
-                self.ring.data_key(self.inner.as_ref(), number).await?
+                self.ring.data_key(self.keys.as_ref(), number).await?
             }
             _ => None,
         };
@@ -136,7 +156,7 @@ impl Sealed {
     /// All of an object.
     async fn all(&self, name: &str) -> Result<Option<Bytes>> {
         let Some(object) = self.inner.get(name, Part::All).await? else { return Ok(None) };
-        let trailer = Trailer::decode(name, &object, self.ring.writer())?;
+        let trailer = Trailer::decode(name, &object, self.ring.origin())?;
         trailer.check(name, &object)?;
         let plain = 0..trailer.bytes();
         let stored = object.slice(..object.len().saturating_sub(TRAILER_BYTES));
@@ -149,7 +169,7 @@ impl Sealed {
         let around = (len.div_ceil(CHUNK_BYTES) + 2) * TAG_BYTES + TRAILER_BYTES as u64;
         let wanted = len.saturating_add(around);
         let Some(last) = self.inner.get(name, Part::Last(wanted)).await? else { return Ok(None) };
-        let trailer = Trailer::decode(name, &last, self.ring.writer())?;
+        let trailer = Trailer::decode(name, &last, self.ring.origin())?;
         let open = if trailer.open_bytes > 0 { trailer.open_bytes } else { trailer.bytes() };
         let plain = trailer.bytes() - len.min(open)..trailer.bytes();
         let stored = trailer.stored(&plain);
@@ -177,7 +197,7 @@ impl Sealed {
             }
         }
         let Some(last) = self.inner.get(name, Part::Last(TRAILER_BYTES as u64)).await? else { return Ok(None) };
-        let trailer = Trailer::decode(name, &last, self.ring.writer())?;
+        let trailer = Trailer::decode(name, &last, self.ring.origin())?;
         let part = self.part_by(name, &trailer, start, len).await;
         let mut trailers = self.trailers.lock().unwrap_or_else(PoisonError::into_inner);
         if trailers.len() >= TRAILERS {
@@ -316,17 +336,11 @@ impl Store for Sealed {
         self.inner.all_answered()
     }
 
-    /// Proves that the object is what was signed, which needs no key that opens it.
+    /// Proves that the object is what was signed, which needs no key that opens it. Of several copies the first is given
+    /// that is.
     async fn as_stored(&self, name: &str) -> Result<Option<Bytes>> {
-        let Some(bytes) = self.inner.get(name, Part::All).await? else { return Ok(None) };
-        match self.layout.parse(name) {
-            Some(ObjectName::Key { .. }) => self.ring.check(name, &bytes)?,
-            Some(object) if is_sealed(&object) => {
-                Trailer::decode(name, &bytes, self.ring.writer())?.check(name, &bytes)?;
-            }
-            _ => {}
-        }
-        Ok(Some(bytes))
+        let proven = |bytes: Bytes| std::future::ready(self.prove(name, &bytes).map(|()| bytes));
+        intact::read(self.inner.as_ref(), name, Part::All, proven).await
     }
 
     fn location(&self) -> String {
@@ -335,6 +349,17 @@ impl Store for Sealed {
 }
 
 impl Sealed {
+    /// Proves by hash and signature that an object is what was written.
+    fn prove(&self, name: &str, stored: &Bytes) -> Result<()> {
+        match self.layout.parse(name) {
+            Some(ObjectName::Key { .. }) => self.ring.check(name, stored),
+            Some(object) if is_sealed(&object) => {
+                Trailer::decode(name, stored, self.ring.origin())?.check(name, stored)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// An object's size as it was before encryption.
     fn before_encryption(&self, info: ObjectInfo) -> ObjectInfo {
         let sealed = self.layout.parse(&info.name).is_some_and(|object| is_sealed(&object));

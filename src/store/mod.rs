@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::model::time::Timestamp;
@@ -56,7 +56,7 @@ pub enum Part {
 }
 
 /// How a service guards objects against being replaced or deleted, each where it tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guards {
     /// Whether it keeps the versions before (`on`, `suspended`, `off`).
     pub versioning: Option<String>,

@@ -3,16 +3,17 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Created, Denied, Guards, Part, Store};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::model::time::Timestamp;
 
 /// How many writers race for one name.
 const RACERS: usize = 16;
 
 /// What was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReport {
     /// Where the store is.
     pub store: String,
@@ -37,6 +38,7 @@ pub struct ProbeReport {
     /// What was deleted is gone at once, if it may be deleted.
     pub deletes_at_once: Option<bool>,
     /// What the service says of how it guards objects.
+    #[serde(default)]
     pub guards: Guards,
 }
 
@@ -45,6 +47,15 @@ impl ProbeReport {
     #[must_use]
     pub fn fences(&self) -> bool {
         self.winners == 1 && self.keeps_the_first && !self.overwrites
+    }
+
+    /// What is good to know besides, in a few words; empty where nothing is.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let guard = |what: &str, is: &Option<String>| is.as_ref().map(|is| format!("{what} {is}"));
+        let delete = (!self.may_delete).then(|| "deleting is not allowed".to_owned());
+        let guards = [guard("versions", &self.guards.versioning), guard("object lock", &self.guards.object_lock)];
+        guards.into_iter().chain([delete]).flatten().collect()
     }
 
     /// What to do about what is missing.
@@ -77,6 +88,37 @@ impl ProbeReport {
         unless(self.deletes_at_once != Some(false), "a deleted object is still there".to_owned());
         list
     }
+}
+
+/// Keeps what was found when the archive was made, `when`, in `folder`.
+///
+/// # Errors
+/// The store's.
+pub async fn record(store: &dyn Store, folder: &str, when: Timestamp, found: &ProbeReport) -> Result<()> {
+    let failed = |e| Error::failure("cannot write what was found of the store").because(e);
+    let mut body = serde_json::to_vec_pretty(found).map_err(failed)?;
+    body.push(b'\n');
+    // In the order of time, and without what names may not have.
+    let name = format!("{folder}{:020}.json", when.0.max(0));
+    store.create(&name, vec![Bytes::from(body)]).await.map(|_| ())
+}
+
+/// What was found when it was recorded last, if it ever was.
+///
+/// # Errors
+/// The store's.
+pub async fn recorded(store: &dyn Store, folder: &str) -> Result<Option<(Timestamp, ProbeReport)>> {
+    let mut newest: Option<(i64, String)> = None;
+    let mut see = |info: super::ObjectInfo| {
+        let when = info.name.strip_prefix(folder).and_then(|name| name.strip_suffix(".json")).map(str::parse);
+        if let Some(Ok(when)) = when {
+            newest = newest.take().max(Some((when, info.name)));
+        }
+    };
+    store.list(folder, None, true, &mut see).await?;
+    let Some((when, name)) = newest else { return Ok(None) };
+    let body = store.get(&name, Part::All).await?;
+    Ok(body.and_then(|body| serde_json::from_slice(&body).ok()).map(|found| (Timestamp(when), found)))
 }
 
 /// Tries out `store` with objects in a new folder under `folder`, which ends with a slash; they are removed again,
@@ -166,7 +208,6 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::error::Error;
     use crate::store::local::LocalStore;
     use crate::store::memory::{Fault, MemoryStore, Operation};
     use crate::store::{ObjectInfo, Store};
@@ -243,6 +284,17 @@ mod tests {
             (operation == Operation::Delete).then(|| Fault::Before(Error::new(Kind::StoreUnreachable, "busy")))
         });
         assert_eq!(probe(&store, "main/probe/").await.unwrap_err().kind(), Kind::StoreUnreachable);
+    }
+
+    #[tokio::test]
+    async fn what_was_found_last_is_told_again() {
+        let store = MemoryStore::new();
+        assert_eq!(recorded(&store, "main/probe/").await.unwrap(), None);
+        let first = probe(&store, "main/probe/").await.unwrap();
+        let later = ProbeReport { winners: 3, ..first.clone() };
+        record(&store, "main/probe/", Timestamp(900), &first).await.unwrap();
+        record(&store, "main/probe/", Timestamp(1000), &later).await.unwrap();
+        assert_eq!(recorded(&store, "main/probe/").await.unwrap(), Some((Timestamp(1000), later)));
     }
 
     #[tokio::test]

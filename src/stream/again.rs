@@ -14,6 +14,7 @@ use super::writer::Carried;
 use crate::catalog::load;
 use crate::engine::{Detail, ScanStart, Source, StreamEvent};
 use crate::error::{Error, Kind, Result};
+use crate::model::cluster::ServerState;
 use crate::model::offset::Offset;
 use crate::model::timeline::TimelineId;
 
@@ -25,6 +26,7 @@ impl Run<'_> {
     pub(super) async fn read_again(
         &self,
         source: &mut dyn Source,
+        server: &ServerState,
         timeline: TimelineId,
         sealed: &Sealed,
     ) -> Result<Ready> {
@@ -33,6 +35,9 @@ impl Run<'_> {
         let name = archive.object_of(timeline, segment);
         let expected = archive.expected(timeline, segment.range, segment.epoch);
         let footer = load::footer(archive.store.as_ref(), &name, &expected).await?;
+        if server.timeline == timeline && !server.standby && server.log_end < segment.range.end {
+            return Err(ends_before(segment.range.end));
+        }
         tracing::info!(segment = %name, "the archive ends in an encrypted segment: the server is asked for its log once more");
         let bytes = self.stream_range(source, timeline, segment.range.start, footer.raw_bytes).await?;
         let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
@@ -73,13 +78,7 @@ impl Run<'_> {
                 StreamEvent::Data { bytes, .. } => got.extend_from_slice(&bytes),
                 StreamEvent::Keepalive { .. } | StreamEvent::CaughtUp { .. } => {}
                 StreamEvent::TimelineEnd { .. } | StreamEvent::Ended => {
-                    return Err(Error::new(
-                        Kind::NotRecoverable,
-                        format!("the server's log ends before {}, where the archive's does", Offset(from.0 + len)),
-                    )
-                    .hint(
-                        "has a standby been promoted that lacked the end? `pitr list` shows what the archive holds",
-                    ));
+                    return Err(ends_before(Offset(from.0 + len)));
                 }
             }
         }
@@ -87,4 +86,9 @@ impl Run<'_> {
         got.truncate(wanted);
         Ok(got.into())
     }
+}
+
+fn ends_before(end: Offset) -> Error {
+    Error::new(Kind::NotRecoverable, format!("the server's log ends before {end}, where the archive's does"))
+        .hint("has a standby been promoted that lacked the end? `pitr list` shows what the archive holds")
 }

@@ -92,7 +92,7 @@ impl Run<'_> {
                     Kind::WrongKey,
                     format!("the archive ends inside a transaction, which began in {name}, encrypted by an earlier archiver"),
                 )
-                .hint("give --restore-key FILE this once; with --spool DIR an archiver keeps its newest keys for the next one"))
+                .hint("give --restore-key FILE this once; in a bucket, with --spool DIR, an archiver keeps its newest keys for the next one"))
             }
             Led::Damaged(segment, error) => {
                 let name = self.archive.object_of(timeline, &segment);

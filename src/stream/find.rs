@@ -66,6 +66,7 @@ impl Finder<'_> {
     /// Looks from the end of the log backwards for the piece in which the position lies.
     async fn look(&self, timeline: TimelineId, log: &TimelineLog, position: &Position) -> Result<Option<Offset>> {
         let mut behind: Option<&SegmentInfo> = None;
+        let mut end_behind: Option<Position> = None;
         for segment in log.segments.iter().rev() {
             if segment.holder == Holder::Tail {
                 behind = Some(segment);
@@ -74,9 +75,16 @@ impl Finder<'_> {
             let end = self.archive.summary(timeline, segment).await?.position;
             if !self.engine.reaches(&end, position)? {
                 let Some(behind) = behind else { return Ok(None) };
+                // A footer tells it, also of a segment that cannot be read.
+                if let Some(its) = &end_behind
+                    && self.engine.reaches(position, its)?
+                {
+                    return Ok(Some(behind.boundary));
+                }
                 return self.within(timeline, log, behind, Some(&end), position).await;
             }
             behind = Some(segment);
+            end_behind = Some(end);
         }
         let Some(first) = behind else { return Ok(None) };
         self.within(timeline, log, first, told(log, first.range.start).as_ref(), position).await

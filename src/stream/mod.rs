@@ -318,7 +318,7 @@ impl Run<'_> {
             self.late |= self.creates.load(Ordering::Relaxed) && self.archive.store.local_root().is_none();
             match error.kind() {
                 Kind::Fenced | Kind::NotRecoverable | Kind::Usage => return Err(error),
-                Kind::Config => return Err(error),
+                Kind::Config | Kind::WrongKey => return Err(error),
                 Kind::Busy => {
                     // A slot stays in use for a moment after its archiver died.
                     let since = *busy_since.get_or_insert_with(tokio::time::Instant::now);

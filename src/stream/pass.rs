@@ -142,7 +142,7 @@ impl Run<'_> {
                         .await?;
                 match led {
                     Led::Ready(ready) => (timeline, *ready),
-                    Led::Sealed(sealed) => match self.read_again(source.as_mut(), timeline, &sealed).await {
+                    Led::Sealed(sealed) => match self.read_again(source.as_mut(), &server, timeline, &sealed).await {
                         Err(error) if error.kind() == Kind::Absent => {
                             let end = log_end(&catalog, timeline).unwrap_or(sealed.segment.range.end);
                             let at = self.beginning(slot_start, &server).offset;

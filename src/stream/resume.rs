@@ -263,7 +263,10 @@ async fn lead(
             Err(error) if error.kind() == Kind::Corruption && segment.holder != Holder::Tail => {
                 return Ok(Err((*segment, error)));
             }
-            Err(error) if error.kind() == Kind::WrongKey => return Ok(Err((*segment, error))),
+            // What has to come again begins where the record does.
+            Err(error) if error.kind() == Kind::WrongKey => {
+                return Ok(Err((*closed.get(from).unwrap_or(segment), error)));
+            }
             bytes => bytes?,
         };
         let skip = usize::try_from(scanner.offset().since(segment.range.start)).unwrap_or(usize::MAX);

@@ -90,7 +90,7 @@ impl Shared {
         let tracker = Mutex::new(AckTracker::new(start, boundary.min(start)));
         let acknowledged = setup.acknowledged;
         let (failure, retired) = (Mutex::new(None), Mutex::new(None));
-        let patience = Patience::new(closing, setup.archive.store.local_root().is_some());
+        let patience = Patience::new(closing, setup.archive.store.directory().is_some());
         (Arc::new(Self { tracker, progress, failure, acknowledged, retired, patience }), receiver)
     }
 

@@ -88,6 +88,8 @@ fn an_archive_among_versions_and_locks_restores() {
     marker_table(&server);
     let url = moto.url("db", "&object_lock=governance&retain=1d");
     let pitr = Pitr::with_keys(&scratch, url).source(&server);
+    pitr.ok(["init"]).says(&["object lock on"]);
+    pitr.run(["check"]).says(&["object lock on"]);
     let row = mark(&server);
     pitr.catch_up();
     pitr.ok(["verify", "--read-data"]);

@@ -9,20 +9,29 @@ struct Hands {
     signer: Ed25519KeyPair,
     metadata: Key,
     data: Key,
+    origin: Origin,
 }
 
 impl Hands {
     fn new() -> Self {
-        Self { signer: Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap(), metadata: [1; 32], data: [2; 32] }
+        Self::of(7)
     }
 
-    fn writer(&self) -> Writer {
+    /// Who signs with this seed.
+    fn of(seed: u8) -> Self {
         use aws_lc_rs::signature::KeyPair as _;
-        *self.signer.public_key().as_ref().first_chunk().unwrap()
+        let signer = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let writer = *signer.public_key().as_ref().first_chunk().unwrap();
+        Self { signer, metadata: [1; 32], data: [2; 32], origin: Origin { writer, archive: "one".into() } }
     }
 
     fn seal_as(&self, name: &str, plain: &[u8], closed: u64, number: u32) -> Bytes {
-        let sealer = Sealer { data: Some((number, &self.data)), metadata: &self.metadata, signer: &self.signer };
+        let sealer = Sealer {
+            data: Some((number, &self.data)),
+            metadata: &self.metadata,
+            signer: &self.signer,
+            origin: &self.origin,
+        };
         // Two pieces are sealed as one.
         let (left, right) = plain.split_at(plain.len() / 3);
         sealer.seal(name, &[Bytes::copy_from_slice(left), Bytes::copy_from_slice(right)], closed).unwrap()
@@ -38,7 +47,7 @@ impl Hands {
 
     /// All of an object, as a reader of it does.
     fn open(&self, name: &str, object: &[u8]) -> Result<Option<Bytes>> {
-        let trailer = Trailer::decode(name, object, &self.writer())?;
+        let trailer = Trailer::decode(name, object, &self.origin)?;
         trailer.check(name, object)?;
         trailer.open(name, self.keys(), &(0..trailer.bytes()), object)
     }
@@ -71,7 +80,7 @@ proptest! {
         let hands = Hands::new();
         let plain = bytes(len as usize);
         let object = hands.seal(&plain, closed.min(len));
-        let trailer = Trailer::decode(NAME, &object, &hands.writer()).unwrap();
+        let trailer = Trailer::decode(NAME, &object, &hands.origin).unwrap();
         let (from, to) = (start.min(len), (start + bytes_wanted).min(len));
         let stored = trailer.stored(&(from..to));
         let chunks = &object[stored.start as usize..stored.end as usize];
@@ -130,7 +139,7 @@ fn a_part_does_not_open_where_a_bit_is_flipped_or_chunks_are_exchanged() {
     let hands = Hands::new();
     let plain = bytes(4 * CHUNK_BYTES as usize);
     let object = hands.seal(&plain, 3 * CHUNK_BYTES);
-    let trailer = Trailer::decode(NAME, &object, &hands.writer()).unwrap();
+    let trailer = Trailer::decode(NAME, &object, &hands.origin).unwrap();
     let stored = |number: u64| trailer.stored(&(number * CHUNK_BYTES..(number + 1) * CHUNK_BYTES));
     let chunk = |number: u64| &object[stored(number).start as usize..stored(number).end as usize];
     let open = |number: u64, chunk: &[u8]| {
@@ -156,7 +165,7 @@ fn what_is_put_under_another_name_or_cut_short_is_refused() {
     let hands = Hands::new();
     let object = hands.seal(&bytes(3 * CHUNK_BYTES as usize), 2 * CHUNK_BYTES);
     let moved = hands.open("main/pack/ab/other", &object).unwrap_err();
-    assert!(moved.message().contains("main/pack/ab/other is not signed by this archive's archiver key for this name"));
+    assert!(moved.message().contains("main/pack/ab/other is not signed by this archive's archiver for this name"));
     for len in [0, 10, TRAILER_BYTES, object.len() / 2, object.len() - 1] {
         assert_eq!(hands.open(NAME, &object[..len]).unwrap_err().kind(), Kind::Corruption, "{len} bytes");
     }
@@ -168,7 +177,7 @@ fn what_is_put_under_another_name_or_cut_short_is_refused() {
 #[test]
 fn another_archiver_is_not_believed_whatever_it_encrypts_with() {
     let hands = Hands::new();
-    let forger = Hands { signer: Ed25519KeyPair::from_seed_unchecked(&[8; 32]).unwrap(), ..Hands::new() };
+    let forger = Hands::of(8);
     let forged = forger.seal(&bytes(100), 50);
     assert!(forger.open(NAME, &forged).unwrap().is_some());
     assert_eq!(hands.open(NAME, &forged).unwrap_err().kind(), Kind::Corruption);
@@ -184,7 +193,7 @@ fn who_lacks_the_data_key_reads_the_open_part_only() {
     let hands = Hands::new();
     let plain = bytes(200_000);
     let object = hands.seal(&plain, 150_000);
-    let trailer = Trailer::decode(NAME, &object, &hands.writer()).unwrap();
+    let trailer = Trailer::decode(NAME, &object, &hands.origin).unwrap();
     let keys = Keys { data: None, metadata: &hands.metadata };
     let stored = trailer.stored(&(150_000..200_000));
     let open = trailer.open(NAME, keys, &(150_000..200_000), &object[stored.start as usize..stored.end as usize]);
@@ -192,4 +201,30 @@ fn who_lacks_the_data_key_reads_the_open_part_only() {
     assert_eq!(trailer.open(NAME, keys, &(0..200_000), &object).unwrap(), None);
     let wrong = Keys { data: Some(&[3; 32]), metadata: &hands.metadata };
     assert_eq!(trailer.open(NAME, wrong, &(0..200_000), &object).unwrap_err().kind(), Kind::Corruption);
+}
+
+#[test]
+fn an_object_of_another_archive_by_the_same_archiver_is_refused() {
+    let (one, mut other) = (Hands::new(), Hands::new());
+    other.origin.archive = "other".into();
+    assert_eq!(one.open(NAME, &other.seal(&bytes(100), 50)).unwrap_err().kind(), Kind::Corruption);
+}
+
+#[test]
+fn a_footer_that_a_reader_made_is_refused_though_only_the_archiver_would_know() {
+    let hands = Hands::new();
+    let (plain, mut other) = (bytes(1000), bytes(1000));
+    other[950] ^= 1;
+    let object = hands.seal(&plain, 900);
+    let trailer = Trailer::decode(NAME, &object, &hands.origin).unwrap();
+    // With the metadata key and the trailer's salt anybody who reads could encrypt this.
+    let key = trailer.key(NAME, Part::Open, hands.keys()).unwrap().unwrap();
+    let mut chunk = other[900..].to_vec();
+    let bound = trailer.bound(NAME);
+    key.seal_in_place_append_tag(nonce(Part::Open, 0), Aad::from(bound.as_slice()), &mut chunk).unwrap();
+    let footer = trailer.open(NAME, hands.keys(), &(900..1000), &chunk);
+    assert!(footer.unwrap_err().message().contains("the footer that was signed"));
+    let stored = trailer.stored(&(900..1000));
+    let sound = &object[stored.start as usize..stored.end as usize];
+    assert_eq!(trailer.open(NAME, hands.keys(), &(900..1000), sound).unwrap().unwrap(), plain[900..]);
 }
