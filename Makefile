@@ -51,7 +51,7 @@ toolchain:
 	    echo "hint: install Rust 1.95 or newer with rustup, see https://rustup.rs" >&2; exit 1; }
 
 deps:
-	@scripts/install-postgres.sh
+	@scripts/install-postgres.sh --test
 
 deps-demo:
 	@case "$(ENGINE)" in \

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests and the demonstration need and the machine lacks:
-# PostgreSQL's server and client programs, age, Python with its cryptography package, lz4, zstd, openssl, strace and a C compiler.
-# With --bench also the peers that the benchmarks compare with.
+# PostgreSQL's server and client programs, lz4, zstd, openssl, strace and a C compiler.
+# With --test also age, and Python's cryptography package, which read an encrypted archive without pitr;
+# with --bench also the peers that the benchmarks compare with.
 #
 # Does nothing when everything is there. Works as root, or as an ordinary user who
 # may use sudo; otherwise prints the command to run and fails.
@@ -9,10 +10,12 @@ set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
 want_bench=no
+want_test=no
 for argument in "$@"; do
     case "$argument" in
         --bench) want_bench=yes ;;
-        *) echo "usage: $0 [--bench]" >&2; exit 2 ;;
+        --test) want_test=yes ;;
+        *) echo "usage: $0 [--test] [--bench]" >&2; exit 2 ;;
     esac
 done
 
@@ -33,13 +36,15 @@ postgres_bin_dir() {
 missing=()
 postgres_bin_dir >/dev/null || missing+=(postgresql)
 command -v lz4 >/dev/null 2>&1 || missing+=(lz4)
-command -v age >/dev/null 2>&1 || missing+=(age)
-/usr/bin/python3 -c 'import cryptography' 2>/dev/null || missing+=(python3-cryptography)
 command -v openssl >/dev/null 2>&1 || missing+=(openssl)
 command -v zstd >/dev/null 2>&1 || missing+=(zstd)
 command -v strace >/dev/null 2>&1 || missing+=(strace)
 # Rust brings no linker of its own, and a dependency holds C.
 command -v cc >/dev/null 2>&1 || missing+=(gcc libc6-dev)
+if [ "$want_test" = yes ]; then
+    command -v age >/dev/null 2>&1 || missing+=(age)
+    /usr/bin/python3 -c 'import cryptography' 2>/dev/null || missing+=(python3-cryptography)
+fi
 if [ "$want_bench" = yes ]; then
     command -v pgbackrest >/dev/null 2>&1 || missing+=(pgbackrest)
     command -v python3 >/dev/null 2>&1 || missing+=(python3)

@@ -64,6 +64,15 @@ pub struct KeyInfo {
     pub recipients: Vec<String>,
 }
 
+/// The data key to write with.
+struct Current {
+    number: u32,
+    key: Secret,
+    since: Instant,
+    /// Whether it lies where the next archiver on this machine finds it, if there is such a place.
+    is_kept: bool,
+}
+
 /// The keys of one archive.
 pub struct Ring {
     layout: Layout,
@@ -72,8 +81,8 @@ pub struct Ring {
     restore: Option<RestoreKey>,
     metadata: Secret,
     known: Mutex<HashMap<u32, Secret>>,
-    /// The one to write with, and since when.
-    current: tokio::sync::Mutex<Option<(u32, Secret, Instant)>>,
+    /// The one to write with.
+    current: tokio::sync::Mutex<Option<Current>>,
     /// Where the newest ones are kept for the next archiver on this machine.
     kept: OnceLock<KeptKeys>,
 }
@@ -181,18 +190,20 @@ impl Ring {
     /// [`Kind::WrongKey`] without an archiver key; the store's.
     pub async fn current(&self, store: &dyn Store) -> Result<(u32, Secret)> {
         let mut current = self.current.lock().await;
-        if let Some((number, key, since)) = current.as_ref()
-            && since.elapsed() < USED
-        {
-            return Ok((*number, key.clone()));
+        let now = match current.take().filter(|now| now.since.elapsed() < USED) {
+            Some(now) => now,
+            None => {
+                let (number, key) = self.make(store).await?;
+                self.remember(number, &key);
+                Current { number, key, since: Instant::now(), is_kept: false }
+            }
+        };
+        let now = current.insert(now);
+        if let Some(kept) = self.kept.get().filter(|_| !now.is_kept) {
+            kept.add(now.number, &now.key)?;
+            now.is_kept = true;
         }
-        let (number, key) = self.make(store).await?;
-        self.remember(number, &key);
-        if let Some(kept) = self.kept.get() {
-            kept.add(number, &key)?;
-        }
-        *current = Some((number, key.clone(), Instant::now()));
-        Ok((number, key))
+        Ok((now.number, now.key.clone()))
     }
 
     /// Keeps the newest data keys in `folder`, where log lies as it came anyway: so an archiver that is started again

@@ -71,7 +71,7 @@ pub fn client(name: &str) -> Command {
 pub fn tool(name: &str) -> Command {
     let found =
         std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()));
-    assert!(found, "{name} is missing; install it with: scripts/install-postgres.sh");
+    assert!(found, "{name} is missing; install it with: scripts/install-postgres.sh --test");
     Command::new(name)
 }
 
