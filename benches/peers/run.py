@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 ALL = [
-    "catch_up", "base_backup", "restore_to_time", "synchronous", "commit_age", "bucket", "plan",
+    "catch_up", "base_backup", "restore_to_time", "synchronous", "commit_age", "bucket", "elsewhere",
+    "plan",
     "catch_up_mariadb", "big_transaction_mariadb", "base_backup_mariadb", "replay_mariadb", "replay_mysql",
     "semi_sync_mariadb",
 ]
