@@ -289,16 +289,32 @@ impl Table {
                 *at = At::Has(created);
             }
         });
+        // What came behind it has not failed by itself.
+        self.behind(member, number, |waits| *waits = Waits::default());
         self.forget();
     }
 
+    /// What waits in a member for this item to be there first.
+    fn behind(&mut self, member: usize, number: u64, change: impl Fn(&mut Waits)) {
+        for item in self.items.values_mut().filter(|item| item.after.contains(&number)) {
+            if let Some(At::Waits(waits)) = item.at.get_mut(member) {
+                change(waits);
+            }
+        }
+    }
+
     pub(super) fn failed(&mut self, member: usize, number: u64, said: Said, now: Instant) {
+        let fail = |waits: &mut Waits| {
+            let since = waits.failing.take().map_or(now, |(since, _)| since);
+            *waits = Waits { begun: None, failing: Some((since, said.clone())), given_up: true };
+        };
         self.at(member, number, |at| {
             if let At::Waits(waits) = at {
-                let since = waits.failing.take().map_or(now, |(since, _)| since);
-                *waits = Waits { begun: None, failing: Some((since, said)), given_up: true };
+                fail(waits);
             }
         });
+        // Nobody may be there any more who asked for this one. Who waits behind it is told as well.
+        self.behind(member, number, fail);
     }
 
     /// The member will never have it. If nobody waits for the answer any more, the member does not belong to the others as it

@@ -233,6 +233,22 @@ async fn a_member_that_hangs_is_passed_over_only_if_enough_others_are_left() {
     assert_eq!(both.members[1].store.names(), ["log/0000", "log/0001"]);
 }
 
+/// An abandoned base leaves a pack in line; who comes with log is told that a store takes nothing, as he would be without the pack.
+#[tokio::test(start_paused = true)]
+async fn who_waits_behind_what_was_given_up_is_told_of_the_failure() {
+    let world = World::new(2, 2);
+    world.members[1].set(Mood::Fails);
+    let pack = world.mirrored.create("pack", vec!["pack".into()]).await;
+    assert_eq!(pack.unwrap_err().kind(), Kind::StoreUnreachable);
+    for _ in 0..2 {
+        let log = timeout(Duration::from_secs(60), world.mirrored.create("log", vec!["log".into()])).await;
+        assert_eq!(log.expect("an answer").unwrap_err().kind(), Kind::StoreUnreachable);
+    }
+    world.members[1].set(Mood::Works);
+    world.mirrored.create("log", vec!["log".into()]).await.unwrap();
+    assert_eq!((world.holders("pack"), world.holders("log")), (2, 2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_a_slow_member_is_bounded() {
     let world = World::new(2, 1);
