@@ -96,6 +96,17 @@ impl Archive {
         }
     }
 
+    /// What is in an object that was read as it is stored.
+    ///
+    /// # Errors
+    /// As [`Sealed::plain`].
+    pub async fn plain(&self, name: &str, stored: &Bytes) -> Result<Bytes> {
+        match &self.sealed {
+            Some(sealed) => sealed.plain(name, stored.clone()).await,
+            None => Ok(stored.clone()),
+        }
+    }
+
     /// Bytes of an object that was read as it is stored, before it was sealed.
     #[must_use]
     pub fn plain_bytes(&self, stored: &Bytes) -> u64 {

@@ -16,40 +16,24 @@ use crate::error::{Error, Kind, Result};
 use crate::segment::read::decode;
 use crate::store::Part;
 
-/// Reads an object and checks all of it; `None` when there is none.
+/// Reads an object as it is stored and checks all of it; `None` when there is none. One that is sealed is proven by hash and
+/// signature; what is in it is checked as far as there are keys to read it.
 ///
 /// # Errors
 /// [`Kind::Corruption`] naming the object when it is not what was written; the store's.
 pub async fn read(archive: &Archive, object: &ObjectName) -> Result<Option<Bytes>> {
     let name = archive.layout.name(object);
-    if archive.sealed.is_some() {
-        return read_sealed(archive, object, &name).await;
-    }
-    let Some(bytes) = archive.store.get(&name, Part::All).await? else { return Ok(None) };
+    let Some(stored) = archive.store.as_stored(&name).await? else { return Ok(None) };
+    let bytes = match archive.plain(&name, &stored).await {
+        Err(error) if error.kind() == Kind::WrongKey => return Ok(Some(stored)),
+        bytes => bytes?,
+    };
     let (copy, is, whole) = (archive.clone(), object.clone(), bytes.clone());
     tokio::task::spawn_blocking(move || check(&copy, &is, &whole))
         .await
         .map_err(|e| Error::failure("a thread that checks objects died").because(e))??;
     if let ObjectName::BaseChunks(id) = object {
         check_table(archive, id, &bytes).await?;
-    }
-    Ok(Some(bytes))
-}
-
-/// As [`read`], where objects are sealed: the bytes as they are stored, proven by hash and signature. What is in them is
-/// checked as far as there are keys to read it.
-async fn read_sealed(archive: &Archive, object: &ObjectName, name: &str) -> Result<Option<Bytes>> {
-    let Some(stored) = archive.store.as_stored(name).await? else { return Ok(None) };
-    match archive.store.get(name, Part::All).await {
-        Ok(None) => return Ok(None),
-        Ok(Some(bytes)) => {
-            let (copy, is) = (archive.clone(), object.clone());
-            tokio::task::spawn_blocking(move || check(&copy, &is, &bytes))
-                .await
-                .map_err(|e| Error::failure("a thread that checks objects died").because(e))??;
-        }
-        Err(error) if error.kind() == Kind::WrongKey => {}
-        Err(error) => return Err(error),
     }
     Ok(Some(stored))
 }

@@ -152,7 +152,7 @@ impl Copy<'_> {
             let read = sound::read(&self.from, &object).await;
             let Read::Sound(bytes) = self.noted(&object, read)? else { continue };
             let name = layout.name(&object);
-            let Some(plain) = self.from.store.get(&name, Part::All).await? else { continue };
+            let plain = self.from.plain(&name, &bytes).await?;
             let index = Index::decode(&name, layout.cluster(), (timeline, range, epoch), &plain)?;
             if index.segments.iter().all(|segment| self.there.contains_key(&segment.object(timeline))) {
                 self.check_alone().await?;

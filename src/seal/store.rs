@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::key::Secret;
 use super::object::{CHUNK_BYTES, Keys, Sealer, TAG_BYTES, TRAILER_BYTES, Trailer, plain_bytes};
 use super::ring::Ring;
 use crate::base::pack;
@@ -92,14 +93,7 @@ impl Sealed {
             Sealer { data, metadata: ring.metadata(), signer: ring.signer()?, origin: ring.origin() }
                 .seal(&name, &body, closed)
         };
-        // Of a megabyte it takes a millisecond.
-        let sealed = if closed > 1 << 20 {
-            let done = tokio::task::spawn_blocking(seal).await;
-            done.map_err(|e| Error::failure("a thread that encrypts died").because(e))??
-        } else {
-            seal()?
-        };
-        Ok(vec![sealed])
+        Ok(vec![crypt(closed, seal).await?])
     }
 
     /// What an object that stands there already means: the same content may have been sealed with another data key.
@@ -116,7 +110,7 @@ impl Sealed {
     }
 
     async fn is_same(&self, name: &str, body: &[Bytes]) -> Result<bool> {
-        if !self.layout.parse(name).is_some_and(|object| is_sealed(&object)) {
+        if !self.seals(name) {
             return Ok(false);
         }
         let Some(theirs) = self.as_stored(name).await? else { return Ok(false) };
@@ -136,18 +130,12 @@ impl Sealed {
             _ => None,
         };
         let (ring, owned, trailer) = (Arc::clone(&self.ring), name.to_owned(), trailer.clone());
-        let large = stored.len() > 1 << 20;
+        let bytes = stored.len() as u64;
         let open = move || {
-            let keys = Keys { data: data.as_ref().map(super::key::Secret::expose), metadata: ring.metadata() };
+            let keys = Keys { data: data.as_ref().map(Secret::expose), metadata: ring.metadata() };
             trailer.open(&owned, keys, &plain, &stored)
         };
-        let opened = if large {
-            let done = tokio::task::spawn_blocking(open).await;
-            done.map_err(|e| Error::failure("a thread that decrypts died").because(e))??
-        } else {
-            open()?
-        };
-        opened.ok_or_else(|| {
+        crypt(bytes, open).await?.ok_or_else(|| {
             Error::new(Kind::WrongKey, format!("{name} is encrypted, and no restore key is given to read it"))
                 .hint("name it with --restore-key FILE; an archiver key reads no data")
         })
@@ -155,12 +143,22 @@ impl Sealed {
 
     /// All of an object.
     async fn all(&self, name: &str) -> Result<Option<Bytes>> {
-        let Some(object) = self.inner.get(name, Part::All).await? else { return Ok(None) };
-        let trailer = Trailer::decode(name, &object, self.ring.origin())?;
-        trailer.check(name, &object)?;
-        let plain = 0..trailer.bytes();
-        let stored = object.slice(..object.len().saturating_sub(TRAILER_BYTES));
-        self.open(name, &trailer, plain, stored).await.map(Some)
+        let Some(stored) = self.inner.get(name, Part::All).await? else { return Ok(None) };
+        self.prove(name, &stored)?;
+        self.plain(name, stored).await.map(Some)
+    }
+
+    /// What is in an object that was read as it is stored, and proven ([`Store::as_stored`]).
+    ///
+    /// # Errors
+    /// [`Kind::WrongKey`] when no key at hand opens it; [`Kind::Corruption`] when it does not decrypt.
+    pub async fn plain(&self, name: &str, stored: Bytes) -> Result<Bytes> {
+        if !self.seals(name) {
+            return Ok(stored);
+        }
+        let trailer = Trailer::decode(name, &stored, self.ring.origin())?;
+        let chunks = stored.slice(..stored.len().saturating_sub(TRAILER_BYTES));
+        self.open(name, &trailer, 0..trailer.bytes(), chunks).await
     }
 
     /// The end of an object, as far as it is open.
@@ -216,6 +214,15 @@ impl Sealed {
         let Some(chunks) = self.inner.get(name, range(&stored)).await? else { return Ok(None) };
         self.open(name, trailer, plain, chunks).await.map(Some)
     }
+}
+
+/// Encrypts or decrypts so many bytes, of which a megabyte takes a millisecond: more on a thread of its own.
+async fn crypt<T: Send + 'static>(bytes: u64, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    if bytes <= 1 << 20 {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Error::failure("a thread that encrypts or decrypts died").because(e))?
 }
 
 fn range(stored: &std::ops::Range<u64>) -> Part {
@@ -279,7 +286,7 @@ impl Store for Sealed {
     }
 
     async fn get(&self, name: &str, part: Part) -> Result<Option<Bytes>> {
-        if !self.layout.parse(name).is_some_and(|object| is_sealed(&object)) {
+        if !self.seals(name) {
             return self.inner.get(name, part).await;
         }
         match part {
@@ -349,6 +356,11 @@ impl Store for Sealed {
 }
 
 impl Sealed {
+    /// Whether the object of this name is sealed.
+    fn seals(&self, name: &str) -> bool {
+        self.layout.parse(name).is_some_and(|object| is_sealed(&object))
+    }
+
     /// Proves by hash and signature that an object is what was written.
     fn prove(&self, name: &str, stored: &Bytes) -> Result<()> {
         match self.layout.parse(name) {
@@ -362,8 +374,7 @@ impl Sealed {
 
     /// An object's size as it was before encryption.
     fn before_encryption(&self, info: ObjectInfo) -> ObjectInfo {
-        let sealed = self.layout.parse(&info.name).is_some_and(|object| is_sealed(&object));
-        let bytes = plain_bytes(info.bytes).filter(|_| sealed).unwrap_or(info.bytes);
+        let bytes = plain_bytes(info.bytes).filter(|_| self.seals(&info.name)).unwrap_or(info.bytes);
         ObjectInfo { bytes, ..info }
     }
 }
