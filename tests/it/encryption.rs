@@ -129,6 +129,9 @@ fn an_encrypted_archive_opens_with_its_restore_key_only() {
     let checked = world.pitr.ok(["key", "check", "--restore-key", restore]);
     checked.says(&["opens", "main/key/0000000001", "reads", "the restore key opens this archive"]);
     world.restores("restored");
+    // Nor is log read with the archiver's key: packs are not all that is closed.
+    let export = scratch.join("export").display().to_string();
+    world.pitr.run(["export", &export, "--key-file", archiver]).exit(12).says(&[".lz4", "no restore key is given"]);
 
     let other = Keys::new(&world.pitr, &scratch, "other");
     let mixed = scratch.join("mixed.key");
