@@ -118,14 +118,27 @@ pub async fn at_end(
         },
     };
     let start = end.unwrap_or_else(|| scanner.offset());
+    let (scanner, start, carried) = match carried {
+        Some(tail) if scanner.boundary() < tail.start => {
+            // The record that is open began before the tail, of which nothing is whole: that goes, and what lies before is
+            // gone on with inside the record.
+            let scanner = match lead(archive, engine, timeline, log, closed, Some(tail.start)).await? {
+                Ok(scanner) => scanner,
+                Err((segment, error)) => return Ok(Led::Damaged(segment, error)),
+            };
+            if let Some(object) = &tail.tail {
+                archive.store.delete(object).await?;
+            }
+            (scanner, tail.start, None)
+        }
+        Some(tail) if scanner.boundary() < start => {
+            let (scanner, tail) = whole_records_only(engine, archive, timeline, scanner.as_ref(), tail)?;
+            (scanner, tail.summary.range.end, Some(tail))
+        }
+        carried => (scanner, start, carried),
+    };
     let file = start.floor_to(archive.identity.log_file_bytes);
     let file_segments = closed.iter().filter(|s| s.range.start >= file).copied().collect();
-    if let Some(tail) = &carried
-        && scanner.boundary() < start
-    {
-        let ready = whole_records_only(engine, archive, timeline, scanner.as_ref(), tail, file_segments)?;
-        return Ok(Led::Ready(Box::new(ready)));
-    }
     Ok(Led::Ready(Box::new(Ready { scanner, start, carried, file_segments })))
 }
 
@@ -197,23 +210,19 @@ fn whole_records_only(
     archive: &Archive,
     timeline: TimelineId,
     scanner: &dyn Scanner,
-    tail: &Carried,
-    file_segments: Vec<SegmentInfo>,
-) -> Result<Ready> {
-    let boundary = scanner.boundary().max(tail.start);
+    mut tail: Carried,
+) -> Result<(Box<dyn Scanner>, Carried)> {
+    let boundary = scanner.boundary();
     let keep = usize::try_from(boundary.since(tail.start)).unwrap_or(usize::MAX);
-    let bytes = tail.bytes.slice(..keep.min(tail.bytes.len()));
-    let mut summary = tail.summary.clone();
-    summary.range.end = boundary;
-    summary.position = engine.position(boundary);
+    tail.bytes.truncate(keep);
+    tail.summary.range.end = boundary;
+    tail.summary.position = engine.position(boundary);
     let mut whole = engine.scanner(&archive.identity, timeline, ScanStart::Boundary(boundary), Detail::Changes);
     if let Some(position) = scanner.position() {
         whole.set_position(&position)?;
-        summary.position = whole.position().unwrap_or(position);
+        tail.summary.position = whole.position().unwrap_or(position);
     }
-    let scanner = whole;
-    let carried = Some(Carried { start: tail.start, bytes, summary, tail: tail.tail.clone() });
-    Ok(Ready { scanner, start: boundary, carried, file_segments })
+    Ok((whole, tail))
 }
 
 /// A scanner that has read the archive's closed segments as far as needed to go on at

@@ -197,6 +197,25 @@ async fn a_record_that_crosses_the_end_is_gone_on_with() {
     }
 }
 
+/// As whoever is killed leaves it who has filled one tail inside a large record, and begun the next.
+#[tokio::test]
+async fn a_record_that_began_before_a_full_tail_is_gone_on_with_where_the_tail_began() {
+    let place = Place::left(&[(0, 53)], &[(53, 57, 2), (57, 59, 2)]).await;
+    let ready = place.ready().await;
+    assert_eq!((ready.start, ready.scanner.offset(), ready.scanner.boundary()), (Offset(53), Offset(53), Offset(50)));
+    assert!(ready.carried.is_none());
+    assert_eq!(place.names().len(), 1, "{:?}", place.names());
+}
+
+#[tokio::test]
+async fn a_record_that_began_in_a_full_tail_comes_again() {
+    let place = Place::left(&[(0, 53)], &[(53, 67, 2), (67, 69, 2)]).await;
+    let ready = place.ready().await;
+    assert_eq!((ready.start, ready.scanner.offset(), ready.scanner.boundary()), (Offset(60), Offset(60), Offset(60)));
+    let carried = ready.carried.unwrap();
+    assert_eq!((&carried.bytes[..], carried.summary.range), (&log(53, 60)[..], range(53, 60)));
+}
+
 #[tokio::test]
 async fn only_segments_of_the_open_log_file_are_to_be_joined() {
     let ready = Place::left(&[(0, 50), (50, 100), (100, 120), (120, 150)], &[]).await.ready().await;

@@ -62,3 +62,13 @@ impl Scratch {
         if levels_up == 0 { copy } else { copy.join(inside) }
     }
 }
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What a failed test left is often all there is to see of a rare fault.
+        if std::thread::panicking() && std::env::var_os("PITR_TEST_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            eprintln!("kept: {}", self.path().display());
+        }
+    }
+}
