@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use pitr::catalog::index::{self, Index};
+use pitr::catalog::index::{self, Index, Indexed};
 use pitr::catalog::layout::{Layout, ObjectName};
 use pitr::catalog::{BaseInfo, Codec, Holder, SegmentInfo, load};
 use pitr::model::changes::{Kinds, Touched};
@@ -67,10 +67,12 @@ async fn main() {
         br#"{"format_version":1,"engine":"postgres","system":"7","log_file_bytes":16777216,"server_version":15}"#;
     put(&ObjectName::Cluster, identity.to_vec()).await;
 
-    let wide = (index::NARROW * index::MERGE) as u64;
     let (mut at, mut bytes) = (1, 0);
     while at <= count {
-        let end = if count + 1 - at >= wide { at + wide } else { (at + index::NARROW as u64).min(count + 1) };
+        let left = count + 1 - at;
+        let wide = |level: u8| (index::NARROW * index::MERGE.pow(level.into())) as u64;
+        let level = (0..=index::LEVEL_MAX).rev().find(|level| wide(*level) <= left).unwrap_or_default();
+        let end = at + wide(level).min(left);
         let range = OffsetRange::new(Offset(at << 24), Offset(end << 24));
         let index = Index {
             timeline: T1,
@@ -82,7 +84,7 @@ async fn main() {
         };
         let encoded = index.encode(&cluster).unwrap();
         bytes += encoded.len();
-        put(&ObjectName::Index { timeline: T1, range, epoch: 1 }, encoded).await;
+        put(&ObjectName::Index { timeline: T1, index: Indexed { level, range, epoch: 1 } }, encoded).await;
         at = end;
     }
     // The last segment exists: its footer tells what is confirmed.

@@ -44,7 +44,7 @@ impl Damaged {
                 format!("{restore}, or take a new base backup with `pitr backup`; other bases are not concerned")
             }
             ObjectName::Index { .. } => {
-                "run `pitr verify`, and once the segments prove sound, remove it: an index only repeats their footers"
+                "nothing is lost: footers are read in its place, which takes longer; put an intact copy of it back, if there is one"
                     .to_owned()
             }
             _ => restore.to_owned(),

@@ -3,8 +3,8 @@
 //! Promise: an index is *all* the catalog knows of its range: the segments and restore
 //! points there, with holes where log is missing. The ranges of a timeline's indexes
 //! follow one another without a break, so that the end of the last one tells from
-//! where footers must be read. Two widths: every [`NARROW`] segments a narrow index,
-//! and [`MERGE`] of those become a wide one that supersedes them (wider wins).
+//! where footers must be read. Every [`NARROW`] segments make an index of level 0, and [`MERGE`] of one level become one of the next,
+//! which supersedes them (wider wins): of a million segments some twenty objects tell, and each entry is written eight times.
 //!
 //! Relies on: nobody adds a segment inside the range of an index. About 20 bytes per
 //! segment.
@@ -55,10 +55,12 @@ mod touched;
 
 use fields::{Reader, put_signed, put_unsigned};
 
-/// Segments in a narrow index.
-pub const NARROW: usize = 256;
-/// Narrow indexes in a wide one.
-pub const MERGE: usize = 64;
+/// Segments in an index of level 0.
+pub const NARROW: usize = 16;
+/// Indexes of one level in one of the next.
+pub const MERGE: usize = 4;
+/// The highest level: 262,144 segments, 4 TiB of ordinary log.
+pub const LEVEL_MAX: u8 = 7;
 
 const MAGIC: &[u8; 8] = b"PITRIDX1";
 const ZSTD: u8 = 1;
@@ -83,26 +85,39 @@ pub struct Index {
     pub touched: Vec<Arc<Touched>>,
 }
 
-/// Which index to write next, if one is due. `log` is what the catalog holds, of log files of so many bytes: an index
+/// An index, as its name tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Indexed {
+    /// How often it was merged.
+    pub level: u8,
+    /// From the start of its first segment to the end of its last.
+    pub range: OffsetRange,
+    /// Epoch of its writer.
+    pub epoch: u32,
+}
+
+/// What index to write next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// One of level 0, of the segments in this range.
+    Narrow(OffsetRange),
+    /// One of the next level, of what these hold.
+    Wider(Vec<Indexed>),
+}
+
+/// Which index to write next, if one is due. `log` is what the catalog holds, at least past the indexes, of log files of so many bytes: an index
 /// ends with one of them, for small segments of one that still grows are to be hidden by a wider one, which begins before the index's end and
 /// would not be listed.
 #[must_use]
-pub fn due(log: &TimelineLog, log_file_bytes: u64) -> Option<OffsetRange> {
-    let count = |range: OffsetRange| {
-        let first = log.segments.partition_point(|s| s.range.start < range.start);
-        log.segments.partition_point(|s| s.range.end <= range.end).saturating_sub(first)
-    };
-    // Wide: the last `MERGE` are narrow. Narrow ones stand at the end, since merging
-    // begins with the oldest.
-    let narrow = log.indexes.iter().rev().take_while(|range| count(**range) < NARROW * MERGE / 2).count();
-    if narrow >= MERGE
-        && let Some(merge) = log.indexes.get(log.indexes.len() - narrow..).and_then(|tail| tail.get(..MERGE))
-        && let (Some(first), Some(last)) = (merge.first(), merge.last())
-        && !log.lost().any(|(lost, _)| first.start < lost.end && lost.start < last.end)
-    {
-        return Some(OffsetRange::new(first.start, last.end));
+pub fn due(log: &TimelineLog, log_file_bytes: u64) -> Option<Due> {
+    // Of as many as there are the first are merged, so that levels never rise from one index to the next.
+    let same_level = log.indexes.chunk_by(|a, b| a.level == b.level).rev();
+    for same in same_level.filter(|same| same.first().is_some_and(|index| index.level < LEVEL_MAX)) {
+        if let Some(merged) = same.get(..MERGE) {
+            return Some(Due::Wider(merged.to_vec()));
+        }
     }
-    let indexed = log.indexes.last().map(|range| range.end);
+    let indexed = log.indexes.last().map(|index| index.range.end);
     let first = indexed.map_or(0, |end| log.segments.partition_point(|s| s.range.start < end));
     // What an index covers is not listed any more, so a hole that may yet be filled ends it,
     // and so does a damaged segment, which may yet be put back.
@@ -114,7 +129,7 @@ pub fn due(log: &TimelineLog, log_file_bytes: u64) -> Option<OffsetRange> {
         closed.take_while(|s| matches!(s.holder, Holder::Segment(_)) && lost.is_none_or(|lost| s.range.end <= lost));
     let last = closed.clone().skip(NARROW - 1).find(|s| s.range.end.0.is_multiple_of(log_file_bytes))?;
     let start = indexed.or_else(|| closed.clone().next().map(|s| s.range.start))?;
-    Some(OffsetRange::new(start, last.range.end))
+    Some(Due::Narrow(OffsetRange::new(start, last.range.end)))
 }
 
 impl Index {
@@ -129,6 +144,23 @@ impl Index {
         };
         let points = log.restore_points.iter().filter(|p| range.start < p.end && p.end <= range.end);
         Self { timeline, range, epoch, segments, restore_points: points.cloned().collect(), touched }
+    }
+
+    /// What `parts`, which follow one another, hold together; `None` of nothing.
+    #[must_use]
+    pub fn merged(parts: Vec<Self>, epoch: u32) -> Option<Self> {
+        let tells = parts.iter().any(|part| !part.touched.is_empty());
+        parts.into_iter().map(|part| Self { epoch, ..part }).reduce(|mut whole, part| {
+            whole.range.end = part.range.end;
+            if tells {
+                whole.touched.resize_with(whole.segments.len(), Arc::default);
+                whole.touched.extend(part.touched);
+                whole.touched.resize_with(whole.segments.len() + part.segments.len(), Arc::default);
+            }
+            whole.segments.extend(part.segments);
+            whole.restore_points.extend(part.restore_points);
+            whole
+        })
     }
 
     /// Its bytes.
@@ -178,8 +210,7 @@ impl Index {
         Ok(out)
     }
 
-    /// Reads the index object `name`, of which its name says `timeline`, `range` and
-    /// `epoch`.
+    /// Reads the index object `name`, which says that it is `index` of `timeline`.
     ///
     /// # Errors
     /// [`crate::Kind::Corruption`] naming the object when it is not a sound index, or
@@ -187,14 +218,15 @@ impl Index {
     pub fn decode(
         name: &str,
         cluster: &ClusterName,
-        (timeline, range, epoch): (TimelineId, OffsetRange, u32),
+        timeline: TimelineId,
+        Indexed { range, epoch, .. }: Indexed,
         bytes: &[u8],
     ) -> Result<Self> {
         let (segments, restore_points, touched) = (Vec::new(), Vec::new(), Vec::new());
         let expected = Self { timeline, range, epoch, segments, restore_points, touched };
         expected.filled(cluster, bytes).map_err(|flaw| {
             Error::corruption(format!("index {name} {flaw}"))
-                .hint("an index only repeats the footers of segments: run `pitr verify`, and once the segments prove sound, remove it")
+                .hint("nothing is lost: footers are read in its place, which takes longer; put an intact copy of it back, if there is one")
         })
     }
 

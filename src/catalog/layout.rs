@@ -7,7 +7,7 @@
 //! <cluster>/log/<timeline>/tail-<start>-<epoch>
 //! <cluster>/log/<timeline>/history.json
 //! <cluster>/log/<timeline>/gap-<start>-<end>-<epoch>.json
-//! <cluster>/log/<timeline>/index/<start>-<end>-<epoch>
+//! <cluster>/log/<timeline>/index/<level>/<start>-<end>-<epoch>     level: 1 decimal digit, up to 7
 //! <cluster>/base/<id>/manifest.json
 //! <cluster>/base/<id>/chunks
 //! <cluster>/pack/<2 hex>/<64 hex>                       lower case; the first two repeat
@@ -24,6 +24,7 @@
 use std::fmt::Write as _;
 
 use super::Codec;
+use super::index::{Indexed, LEVEL_MAX};
 use crate::model::cluster::ClusterName;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
@@ -76,10 +77,8 @@ pub enum ObjectName {
     Index {
         /// Their timeline.
         timeline: TimelineId,
-        /// From the first one's start to the last one's end.
-        range: OffsetRange,
-        /// Epoch of the writer of the index.
-        epoch: u32,
+        /// Which of the timeline's.
+        index: Indexed,
     },
     /// What a base backup consists of.
     BaseManifest(String),
@@ -129,7 +128,9 @@ impl Layout {
             ObjectName::Gap { timeline, range, epoch } => {
                 format!("{}gap-{range}-{epoch:08X}.json", self.timeline(*timeline))
             }
-            ObjectName::Index { timeline, range, epoch } => format!("{}{range}-{epoch:08X}", self.index(*timeline)),
+            ObjectName::Index { timeline, index: Indexed { level, range, epoch } } => {
+                format!("{}{range}-{epoch:08X}", self.index(*timeline, *level))
+            }
             ObjectName::BaseManifest(id) => format!("{}{id}/manifest.json", self.bases()),
             ObjectName::BaseChunks(id) => format!("{}{id}/chunks", self.bases()),
             ObjectName::Pack(hash) => {
@@ -189,8 +190,9 @@ impl Layout {
             return Some(ObjectName::History(timeline));
         }
         if let Some(rest) = rest.strip_prefix("index/") {
+            let (level, rest) = rest.split_once('/')?;
             let (range, epoch) = range_of(rest)?;
-            return Some(ObjectName::Index { timeline, range, epoch });
+            return Some(ObjectName::Index { timeline, index: Indexed { level: level_of(level)?, range, epoch } });
         }
         if let Some(rest) = rest.strip_prefix("tail-") {
             let (start, epoch) = rest.split_once('-')?;
@@ -236,10 +238,22 @@ impl Layout {
         folder.strip_prefix(&self.log())?.strip_suffix('/')?.parse().ok()
     }
 
-    /// Prefix of one timeline's rolled-up footers.
+    /// Prefix of all of one timeline's rolled-up footers.
     #[must_use]
-    pub fn index(&self, timeline: TimelineId) -> String {
+    pub fn indexes(&self, timeline: TimelineId) -> String {
         format!("{}/log/{timeline}/index/", self.cluster)
+    }
+
+    /// Prefix of those of one level.
+    #[must_use]
+    pub fn index(&self, timeline: TimelineId, level: u8) -> String {
+        format!("{}{level}/", self.indexes(timeline))
+    }
+
+    /// The level whose indexes lie in this folder (a prefix with a slash at its end).
+    #[must_use]
+    pub fn index_level_of(&self, timeline: TimelineId, folder: &str) -> Option<u8> {
+        level_of(folder.strip_prefix(&self.indexes(timeline))?.strip_suffix('/')?)
     }
 
     /// Prefix of the base backups.
@@ -301,6 +315,11 @@ fn range_of(text: &str) -> Option<(OffsetRange, u32)> {
     let range = OffsetRange::new(start.parse().ok()?, end.parse().ok()?);
     (!range.is_empty()).then_some(())?;
     Some((range, epoch_of(epoch)?))
+}
+
+/// The level of an index.
+fn level_of(text: &str) -> Option<u8> {
+    digits(text, 1).and_then(|level| u8::try_from(level).ok()).filter(|level| *level <= LEVEL_MAX)
 }
 
 /// A number of so many decimal digits.
@@ -368,10 +387,8 @@ mod tests {
                 range,
                 epoch
             }),
-            (timeline, range(), any::<u32>()).prop_map(|(timeline, range, epoch)| ObjectName::Index {
-                timeline,
-                range,
-                epoch
+            (timeline, 0..=LEVEL_MAX, range(), any::<u32>()).prop_map(|(timeline, level, range, epoch)| {
+                ObjectName::Index { timeline, index: Indexed { level, range, epoch } }
             }),
             id.prop_map(ObjectName::BaseManifest),
             id.prop_map(ObjectName::BaseChunks),
@@ -422,8 +439,8 @@ mod tests {
                 "main/log/00000001/gap-0000000005000000-0000000006000000-00000007.json",
             ),
             (
-                ObjectName::Index { timeline, range, epoch: 7 },
-                "main/log/00000001/index/0000000005000000-0000000006000000-00000007",
+                ObjectName::Index { timeline, index: Indexed { level: 3, range, epoch: 7 } },
+                "main/log/00000001/index/3/0000000005000000-0000000006000000-00000007",
             ),
             (ObjectName::BaseManifest("20261120T212837Z-k3vd".into()), "main/base/20261120T212837Z-k3vd/manifest.json"),
             (ObjectName::BaseChunks("b".into()), "main/base/b/chunks"),
@@ -443,7 +460,7 @@ mod tests {
     fn a_folder_tells_its_timeline() {
         let folder = layout().timeline(TimelineId(0xAB));
         assert_eq!(layout().timeline_of(&folder), Some(TimelineId(0xAB)));
-        assert_eq!(layout().timeline_of(&layout().index(TimelineId(0xAB))), None);
+        assert_eq!(layout().timeline_of(&layout().indexes(TimelineId(0xAB))), None);
         assert_eq!(layout().timeline_of(&layout().log()), None);
     }
 

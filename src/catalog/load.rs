@@ -21,14 +21,13 @@ use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 
 use super::damage::Damaged;
-use super::index::Index;
 use super::layout::{Layout, ObjectName};
 use super::{BaseInfo, Catalog, Gap, Holder, SegmentInfo, TimelineLog};
 use crate::base::manifest::Manifest;
 use crate::engine::{ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
 use crate::model::cluster::{ClusterName, Identity};
-use crate::model::offset::OffsetRange;
+use crate::model::offset::{Offset, OffsetRange};
 use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
@@ -38,12 +37,14 @@ use crate::segment::read::{Expected, FooterRead, read_footer, too_short};
 use crate::store::several::copies;
 use crate::store::{ObjectInfo, Part, Store, intact};
 
+mod indexes;
 pub(crate) mod resolve;
 mod tail;
 
 #[cfg(test)]
 mod tests;
 
+use indexes::Run;
 use resolve::Named;
 use tail::NamedTail;
 
@@ -111,6 +112,24 @@ pub async fn timeline(
 ) -> Result<TimelineLog> {
     let loader = Loader { store, layout: layout.clone(), identity: identity.clone(), tail_scanner, known };
     loader.timeline(timeline).await
+}
+
+/// Reads what the store holds of one timeline past its indexes, of which it tells no more than there are, but for what is `known` of its
+/// segments.
+///
+/// # Errors
+/// As [`load`].
+pub async fn past_indexes(
+    store: &dyn Store,
+    layout: &Layout,
+    identity: &Identity,
+    timeline: TimelineId,
+    known: &Known,
+) -> Result<TimelineLog> {
+    let no_tails = |_: &Identity, _, _| Err(Error::failure("tails are not read"));
+    let (layout, identity) = (layout.clone(), identity.clone());
+    let loader = Loader { store, layout, identity, tail_scanner: &no_tails, known };
+    loader.again(|| loader.try_past_indexes(timeline)).await
 }
 
 /// Reads `cluster.json`. Of several stores each is asked: their archives must be of one database.
@@ -257,25 +276,40 @@ struct Names {
 
 impl Loader<'_> {
     async fn timeline(&self, timeline: TimelineId) -> Result<TimelineLog> {
+        self.again(|| self.try_timeline(timeline)).await
+    }
+
+    /// Reads again when something went away meanwhile.
+    async fn again<F: Future<Output = Result<TimelineLog>>>(&self, read: impl Fn() -> F) -> Result<TimelineLog> {
         for _ in 1..TRIES {
-            match self.try_timeline(timeline).await {
+            match read().await {
                 Err(error) if std::error::Error::source(&error).is_some_and(|source| source.is::<WentAway>()) => {}
                 read => return read,
             }
         }
-        self.try_timeline(timeline).await
+        read().await
+    }
+
+    async fn try_past_indexes(&self, timeline: TimelineId) -> Result<TimelineLog> {
+        let (mut log, mut run) = (TimelineLog::default(), Run::default());
+        self.find_indexes(timeline, &mut run).await?;
+        let names = self.names(timeline, run.end()).await?;
+        log.indexes = run.of;
+        self.segments(timeline, names.segments, &mut log).await?;
+        self.gaps(timeline, names.gaps, &mut log).await?;
+        Ok(log)
     }
 
     /// Reads a timeline, if nothing that was listed goes away meanwhile.
     async fn try_timeline(&self, timeline: TimelineId) -> Result<TimelineLog> {
         let mut log = TimelineLog::default();
         // Of a long log both take their time: the names are listed while the indexes are read.
-        let run = self.index_run(timeline).await?;
-        let hoped = run.last().map(|(range, _)| *range);
-        let (read, names) = tokio::join!(self.indexes(timeline, run, &mut log), self.names(timeline, hoped));
+        let mut run = Run::default();
+        self.find_indexes(timeline, &mut run).await?;
+        let hoped = run.end();
+        let (read, names) = tokio::join!(self.read_indexes(timeline, &mut run, &mut log), self.names(timeline, hoped));
         read?;
-        let indexed = log.indexes.last().copied();
-        let names = if indexed == hoped { names? } else { self.names(timeline, indexed).await? };
+        let names = if run.end() == hoped { names? } else { self.names(timeline, run.end()).await? };
         if names.history {
             match self.history(timeline).await {
                 Ok(history) => log.history = Some(history),
@@ -284,7 +318,17 @@ impl Loader<'_> {
         }
         self.segments(timeline, names.segments, &mut log).await?;
         self.tails(timeline, names.tails, &mut log).await?;
-        let mut gaps = stream::iter(names.gaps)
+        self.gaps(timeline, names.gaps, &mut log).await?;
+        log.sort_damaged();
+        log.restore_points.sort_by_key(|point| point.end);
+        // A tail may hold what small segments held before it.
+        log.restore_points.dedup_by(|a, b| a == b);
+        Ok(log)
+    }
+
+    /// Adds the recorded gaps.
+    async fn gaps(&self, timeline: TimelineId, named: Vec<(OffsetRange, u32)>, log: &mut TimelineLog) -> Result<()> {
+        let mut gaps = stream::iter(named)
             .map(|(range, epoch)| async move { (range, epoch, self.gap(timeline, range, epoch).await) })
             .buffered(AT_ONCE);
         while let Some((range, epoch, gap)) = gaps.next().await {
@@ -299,52 +343,6 @@ impl Loader<'_> {
             });
         }
         log.gaps.sort_by_key(|gap| gap.range);
-        log.sort_damaged();
-        log.restore_points.sort_by_key(|point| point.end);
-        // A tail may hold what small segments held before it.
-        log.restore_points.dedup_by(|a, b| a == b);
-        Ok(log)
-    }
-
-    /// The unbroken run of the widest indexes from the first one on. What comes after a hole
-    /// in them is read from footers.
-    async fn index_run(&self, timeline: TimelineId) -> Result<Vec<(OffsetRange, u32)>> {
-        let mut all: Vec<(OffsetRange, u32)> = Vec::new();
-        let mut see = |info: ObjectInfo| {
-            if let Some(ObjectName::Index { range, epoch, .. }) = self.layout.parse(&info.name) {
-                all.push((range, epoch));
-            }
-        };
-        self.store.list(&self.layout.index(timeline), None, true, &mut see).await?;
-        all.sort_unstable_by_key(|(range, epoch)| (range.start, std::cmp::Reverse((range.end, *epoch))));
-        let mut run: Vec<(OffsetRange, u32)> = Vec::new();
-        for (range, epoch) in all {
-            if run.last().is_none_or(|(last, _)| last.end == range.start) {
-                run.push((range, epoch));
-            }
-        }
-        Ok(run)
-    }
-
-    /// Reads indexes, up to one that is damaged.
-    async fn indexes(&self, timeline: TimelineId, run: Vec<(OffsetRange, u32)>, log: &mut TimelineLog) -> Result<()> {
-        let mut read = stream::iter(run)
-            .map(|(range, epoch)| async move { (range, epoch, self.index(timeline, range, epoch).await) })
-            .buffered(AT_ONCE);
-        while let Some((range, epoch, index)) = read.next().await {
-            match index {
-                Ok(index) => {
-                    log.indexes.push(index.range);
-                    log.segments.extend(index.segments);
-                    log.restore_points.extend(index.restore_points);
-                }
-                Err(error) => {
-                    // From here on the footers tell.
-                    log.damaged.push(self.damaged(ObjectName::Index { timeline, range, epoch }, error)?);
-                    break;
-                }
-            }
-        }
         Ok(())
     }
 
@@ -353,16 +351,11 @@ impl Loader<'_> {
         Damaged::new(&self.layout, is, error)
     }
 
-    async fn index(&self, timeline: TimelineId, range: OffsetRange, epoch: u32) -> Result<Index> {
-        let name = self.layout.name(&ObjectName::Index { timeline, range, epoch });
-        self.read(&name, |bytes| Index::decode(&name, self.layout.cluster(), (timeline, range, epoch), bytes)).await
-    }
-
     /// Lists what lies past the indexes.
-    async fn names(&self, timeline: TimelineId, indexed: Option<OffsetRange>) -> Result<Names> {
+    async fn names(&self, timeline: TimelineId, indexed: Option<Offset>) -> Result<Names> {
         let folder = self.layout.timeline(timeline);
         // Segments sort by their start, and everything else sorts after them.
-        let after = indexed.map(|range| format!("{folder}{}", range.end));
+        let after = indexed.map(|end| format!("{folder}{end}"));
         let mut names = Names::default();
         let mut see = |info: ObjectInfo| match self.layout.parse(&info.name) {
             Some(ObjectName::Segment { range, epoch, codec, .. }) => {

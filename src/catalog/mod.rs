@@ -14,6 +14,7 @@ use crate::model::time::Timestamp;
 use crate::model::timeline::{History, TimelineId};
 
 use damage::Damaged;
+use index::Indexed;
 use layout::ObjectName;
 
 pub mod archive;
@@ -78,15 +79,12 @@ pub struct TimelineLog {
     pub segments: Vec<SegmentInfo>,
     /// Restore points in log order.
     pub restore_points: Vec<RestorePoint>,
-    /// Closed segments that no index holds yet, in order of their start.
-    pub unindexed: Vec<SegmentInfo>,
     /// Which tables the segments change that begin there, if they change any and no index tells.
     pub touched: BTreeMap<Offset, Arc<Touched>>,
     /// Recorded gaps in order of their start.
     pub gaps: Vec<Gap>,
-    /// Ranges of the rolled-up footers, in order, without those a wider one
-    /// supersedes. See [`index`].
-    pub indexes: Vec<OffsetRange>,
+    /// The rolled-up footers, in order, without those a wider one supersedes. See [`index`].
+    pub indexes: Vec<Indexed>,
     /// The log is known to be complete up to this moment of the source's clock.
     pub confirmed: Option<Timestamp>,
     /// Objects that were set aside, segments in order of their start.
@@ -118,7 +116,7 @@ impl TimelineLog {
     /// streaming goes on at its start, for the server may still have that log.
     #[must_use]
     pub fn unbroken(&self) -> Option<(usize, Offset)> {
-        let indexed = self.indexes.last().map(|range| range.end);
+        let indexed = self.indexes.last().map(|index| index.range.end);
         let mut at = indexed.or_else(|| self.segments.first().map(|s| s.range.start))?;
         let mut count = self.segments.partition_point(|s| s.range.end <= at);
         for segment in self.segments.iter().skip(count) {
@@ -331,7 +329,7 @@ mod tests {
                 });
             }
             if indexed == Some(number) {
-                log.indexes.push(OffsetRange::new(Offset(0), range.end));
+                log.indexes.push(Indexed { level: 0, range: OffsetRange::new(Offset(0), range.end), epoch: 1 });
             }
         }
         (log, bytes)
@@ -356,7 +354,7 @@ mod tests {
                 let lost = (start..).find(|offset| at(*offset) & 2 == 0).unwrap();
                 prop_assert_eq!(log.past_gaps(Offset(start)), Offset(lost), "from {}", start);
             }
-            let first = log.indexes.last().map(|i| i.end).or(log.segments.first().map(|s| s.range.start));
+            let first = log.indexes.last().map(|i| i.range.end).or(log.segments.first().map(|s| s.range.start));
             let expected = first.map(|first| {
                 let end = (first.0..).find(|offset| at(*offset) == 0).unwrap();
                 (log.segments.iter().filter(|s| s.range.start.0 < end).count(), Offset(end))

@@ -53,8 +53,8 @@ pub fn check(archive: &Archive, object: &ObjectName, bytes: &Bytes) -> Result<()
         }
         ObjectName::History(timeline) => load::decode_history(&name, *timeline, bytes).map(|_| ()),
         ObjectName::Gap { range, .. } => load::decode_gap(&name, *range, bytes).map(|_| ()),
-        ObjectName::Index { timeline, range, epoch } => {
-            Index::decode(&name, archive.layout.cluster(), (*timeline, *range, *epoch), bytes).map(|_| ())
+        ObjectName::Index { timeline, index } => {
+            Index::decode(&name, archive.layout.cluster(), *timeline, *index, bytes).map(|_| ())
         }
         ObjectName::BaseManifest(id) => load::decode_manifest(&name, &archive.identity, id, bytes).map(|_| ()),
         ObjectName::BaseChunks(_) => Table::decode(&name, bytes, usize::MAX).map(|_| ()),

@@ -14,15 +14,14 @@ use super::settings::Settings;
 use crate::catalog::Holder;
 use crate::catalog::archive::Archive;
 use crate::catalog::index::NARROW;
-use crate::catalog::load::Known;
 use crate::engine::{Detail, LogFile, ScanStart, Scanner};
 use crate::error::{Error, Kind, Result};
-use crate::model::offset::{Offset, OffsetRange};
+use crate::model::offset::OffsetRange;
 use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::restore::file::{Holding, TimelineFiles, holds_log};
 use crate::segment::cutter::Limits;
-use crate::stream::roll_up::{indexed, roll_up};
+use crate::stream::roll_up::RollUp;
 
 /// Epoch of segments made by `archive_command`: no archiver holds it, so a push never
 /// fences one, and whatever an archiver made of the same range is preferred.
@@ -111,7 +110,6 @@ async fn push(
     if is_archived(opened, &files, timeline, range, &bytes).await? {
         return Ok(());
     }
-    let made = segments.len();
     for mut summary in segments {
         let raw = bytes.slice(summary.range.within(range.start));
         summary.position = opened.engine.position(summary.range.end);
@@ -119,7 +117,7 @@ async fn push(
             .create_segment(timeline, &raw, &summary, PUSHED, settings.stream.compression_for(opened.engine.as_ref()))
             .await?;
     }
-    if let Err(error) = index(opened, timeline, &files, made).await {
+    if let Err(error) = index(opened, timeline, range).await {
         // The file is safe; an index only makes planning faster.
         tracing::warn!(%error, "the footers were not rolled up into an index");
     }
@@ -129,7 +127,7 @@ async fn push(
 /// A server pushes the history of a timeline before its log. One that does not was opened on
 /// a restored copy, perhaps only to look at: its log must not become that of the source.
 async fn refuse_unknown(archive: &Archive, files: &TimelineFiles, timeline: TimelineId, path: &Path) -> Result<()> {
-    let known = files.closed_from(Offset::ZERO) > 0 || archive.history(timeline).await?.is_some();
+    let known = files.holds_segments() || archive.history(timeline).await?.is_some();
     if known || timeline == TimelineId(1) || !holds_log(archive).await? {
         return Ok(());
     }
@@ -178,15 +176,13 @@ fn cut(
     Ok(segments)
 }
 
-/// Rolls footers up when those that no index holds have become enough for another one:
-/// `made` more than `files` knows. Where a hole lies in front of them none can be made,
-/// and the next try is as many later.
-async fn index(opened: &Opened, timeline: TimelineId, files: &TimelineFiles, made: usize) -> Result<()> {
-    let before = files.closed_from(indexed(&opened.archive, timeline).await?);
-    if (before + made) / NARROW == before / NARROW {
+/// Rolls footers up, after as many files as are worth it: it asks more of the store than storing a file does.
+async fn index(opened: &Opened, timeline: TimelineId, range: OffsetRange) -> Result<()> {
+    let every = opened.archive.identity.log_file_bytes.saturating_mul(NARROW as u64);
+    if range.start.0 / every == range.end.0 / every {
         return Ok(());
     }
-    roll_up(&opened.archive, opened.engine.as_ref(), timeline, PUSHED, &Known::new()).await
+    RollUp::default().go_on(&opened.archive, timeline, PUSHED, &[]).await
 }
 
 /// Whether the archive holds these very bytes already, and sound.
@@ -225,6 +221,7 @@ async fn is_archived(
 mod tests {
     use super::*;
     use crate::model::mark::Mark;
+    use crate::model::offset::Offset;
 
     /// Records of ten bytes, of which the one with a zero is not sound.
     struct Tens(Vec<u8>);

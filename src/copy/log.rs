@@ -143,9 +143,9 @@ impl Copy<'_> {
     /// Rolled-up footers, where the target holds all they speak of.
     async fn indexes(&mut self, timeline: TimelineId) -> Result<()> {
         let layout = self.from.layout.clone();
-        let found = names(self.from.store.as_ref(), &layout, &layout.index(timeline)).await?;
+        let found = names(self.from.store.as_ref(), &layout, &layout.indexes(timeline)).await?;
         for (object, _) in found {
-            let ObjectName::Index { range, epoch, .. } = object else { continue };
+            let ObjectName::Index { index, .. } = object else { continue };
             if self.there.contains_key(&object) {
                 continue;
             }
@@ -153,7 +153,7 @@ impl Copy<'_> {
             let Read::Sound(bytes) = self.noted(&object, read)? else { continue };
             let name = layout.name(&object);
             let plain = self.from.plain(&name, &bytes).await?;
-            let index = Index::decode(&name, layout.cluster(), (timeline, range, epoch), &plain)?;
+            let index = Index::decode(&name, layout.cluster(), timeline, index, &plain)?;
             if index.segments.iter().all(|segment| self.there.contains_key(&segment.object(timeline))) {
                 self.check_alone().await?;
                 self.put(&object, bytes).await?;

@@ -89,9 +89,8 @@ impl Log<'_> {
 /// The log an object holds or tells of.
 const fn range_of(object: &ObjectName) -> Option<OffsetRange> {
     match object {
-        ObjectName::Segment { range, .. } | ObjectName::Gap { range, .. } | ObjectName::Index { range, .. } => {
-            Some(*range)
-        }
+        ObjectName::Segment { range, .. } | ObjectName::Gap { range, .. } => Some(*range),
+        ObjectName::Index { index, .. } => Some(index.range),
         _ => None,
     }
 }

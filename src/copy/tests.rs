@@ -10,7 +10,7 @@ use crate::base::manifest::{File, FileKind, Manifest, Object};
 use crate::base::pack::PackWriter;
 use crate::base::table::{ChunkRecord, Place, Table};
 use crate::catalog::fence::claim;
-use crate::catalog::index::Index;
+use crate::catalog::index::{Index, Indexed};
 use crate::catalog::{Gap, Holder, SegmentInfo, TimelineLog};
 use crate::engine::by_name;
 use crate::error::Error;
@@ -38,6 +38,9 @@ fn range(start: u64, end: u64) -> OffsetRange {
     OffsetRange::new(Offset(start), Offset(end))
 }
 
+/// The index of the first timeline.
+const INDEXED: Indexed = Indexed { level: 0, range: OffsetRange::new(Offset(0), Offset(400)), epoch: 2 };
+
 /// An archive of every kind of object.
 struct Source {
     archive: Archive,
@@ -63,7 +66,7 @@ impl Source {
             log.segments.push(SegmentInfo::of(&summary, epoch, Holder::Segment(Compression::Lz4.codec())));
         }
         let index = Index::of(&log, T1, range(0, 400), 2).encode(source.archive.layout.cluster()).unwrap();
-        source.put(&ObjectName::Index { timeline: T1, range: range(0, 400), epoch: 2 }, index).await;
+        source.put(&ObjectName::Index { timeline: T1, index: INDEXED }, index).await;
         let ancestors = vec![Ancestor { timeline: T1, switch: Offset(400) }];
         source.archive.keep_history(&History { timeline: T2, ancestors, native: String::new() }).await.unwrap();
         source.segment(T2, 400, 500, 2).await;
@@ -200,7 +203,7 @@ async fn assert_honest(from: &Source, to: &Arc<MemoryStore>) {
             ObjectName::Index { timeline, .. } => {
                 let (name, bytes) =
                     (archive.layout.name(object), sound::read(&archive, object).await.unwrap().unwrap());
-                let index = Index::decode(&name, archive.layout.cluster(), (T1, range(0, 400), 2), &bytes).unwrap();
+                let index = Index::decode(&name, archive.layout.cluster(), T1, INDEXED, &bytes).unwrap();
                 assert!(index.segments.iter().all(|s| there.contains_key(&s.object(*timeline))), "{object:?}");
             }
             _ => {}

@@ -101,10 +101,10 @@ impl TimelineFiles {
         Ok(Self { archive: archive.clone(), timeline, begins, segments, gaps })
     }
 
-    /// How many closed segments there are from an offset on.
+    /// Whether there is any closed segment.
     #[must_use]
-    pub fn closed_from(&self, from: Offset) -> usize {
-        self.segments.iter().filter(|s| s.holder != Holder::Tail && s.range.start >= from).count()
+    pub fn holds_segments(&self) -> bool {
+        self.segments.iter().any(|s| s.holder != Holder::Tail)
     }
 
     /// What the archive holds of a range.

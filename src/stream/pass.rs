@@ -42,7 +42,7 @@ pub(super) struct Begun {
 
 /// How many closed segments of a log no index holds yet.
 fn unindexed(log: &TimelineLog) -> usize {
-    let indexed = log.indexes.last().map_or(Offset::ZERO, |range| range.end);
+    let indexed = log.indexes.last().map_or(Offset::ZERO, |index| index.range.end);
     log.segments.len() - log.segments.partition_point(|segment| segment.range.start < indexed)
 }
 

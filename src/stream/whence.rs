@@ -81,6 +81,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::catalog::index::Indexed;
     use crate::catalog::{Codec, Gap, Holder, SegmentInfo};
     use crate::model::cluster::Identity;
     use crate::model::offset::OffsetRange;
@@ -230,7 +231,8 @@ mod tests {
     #[test]
     fn a_hole_before_the_last_index_is_no_business_of_streaming() {
         let mut holed = catalog(&[(1, 100, 200), (1, 300, 400), (1, 400, 500)]);
-        holed.timelines.get_mut(&TimelineId(1)).unwrap().indexes = vec![OffsetRange::new(Offset(100), Offset(400))];
+        holed.timelines.get_mut(&TimelineId(1)).unwrap().indexes =
+            vec![Indexed { level: 0, range: OffsetRange::new(Offset(100), Offset(400)), epoch: 1 }];
         assert_eq!(holed.timelines[&TimelineId(1)].unbroken(), Some((3, Offset(500))));
     }
 

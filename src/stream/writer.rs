@@ -27,10 +27,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::ack::AckTracker;
+use super::roll_up::RollUp;
 use super::tail::{Spare, Tail, make_spare, remove_spares};
 use crate::catalog::index;
 use crate::catalog::layout::ObjectName;
-use crate::catalog::load::Known;
 use crate::catalog::{Holder, SegmentInfo};
 use crate::engine::Axis;
 use crate::error::{Error, Result};
@@ -137,8 +137,9 @@ struct Writer {
     newest_upload: Turn,
     /// Segments that may be in memory on their way to the store.
     memory: Arc<Semaphore>,
-    /// What segments that no index holds yet are, by their ranges.
-    unindexed: Vec<(OffsetRange, String, Summary)>,
+    /// Segments that were sent since the footers were rolled up.
+    made: Vec<(SegmentInfo, Summary)>,
+    roll_up: Arc<tokio::sync::Mutex<RollUp>>,
     spare: Option<JoinHandle<Result<Spare>>>,
     spares_made: u64,
     offset: Offset,
@@ -157,7 +158,8 @@ impl Writer {
             uploads: VecDeque::new(),
             newest_upload: Turn::first(),
             memory: Arc::new(Semaphore::new(UPLOADS_MAX)),
-            unindexed: Vec::new(),
+            made: Vec::new(),
+            roll_up: Arc::default(),
             spare: None,
             spares_made: 0,
             offset: setup.start,
@@ -519,7 +521,7 @@ impl Writer {
         let file_end = full && limits.is_file_end(summary.range.end);
         let upload = Upload {
             archive: archive.clone(),
-            name: name.clone(),
+            name,
             epoch: epoch.clone(),
             shares_log: engine.axis() == Axis::Server,
             range: summary.range,
@@ -531,8 +533,8 @@ impl Writer {
         };
         self.setup.file_segments.retain(|small| !summary.range.covers(small.range));
         self.setup.file_segments.push(info);
-        self.unindexed.retain(|(range, ..)| !summary.range.covers(*range));
-        self.unindexed.push((summary.range, name, summary));
+        self.made.retain(|(small, _)| !summary.range.covers(small.range));
+        self.made.push((info, summary));
         // Those that a wider one is to hide count for nothing.
         self.setup.unindexed += usize::from(full);
         self.setup.creates.store(true, Ordering::Relaxed);
@@ -581,22 +583,22 @@ impl Writer {
         if parts.is_empty() && !rolls_up {
             return Ok(());
         }
-        let mut known = Known::new();
+        let mut made = Vec::new();
         if rolls_up {
             self.setup.unindexed = 0;
-            known.extend(self.unindexed.drain(..).map(|(_, name, summary)| (name, Ok(summary))));
+            made.append(&mut self.made);
         }
-        let Setup { archive, engine, timeline, epoch, limits, compression, .. } = &self.setup;
+        let Setup { archive, timeline, epoch, limits, compression, .. } = &self.setup;
         let house = Housekeeping {
             archive: archive.clone(),
-            engine: Arc::clone(engine),
             timeline: *timeline,
             epoch: epoch.clone(),
             limits: *limits,
             compression: *compression,
             parts,
             rolls_up,
-            known,
+            roll_up: Arc::clone(&self.roll_up),
+            made,
             shared: Arc::clone(&self.shared),
         };
         self.go_on(|turn| house.keep(turn));

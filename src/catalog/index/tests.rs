@@ -8,12 +8,12 @@ fn cluster() -> ClusterName {
     "main".parse().unwrap()
 }
 
-fn key(index: &Index) -> (TimelineId, OffsetRange, u32) {
-    (index.timeline, index.range, index.epoch)
+fn key(index: &Index) -> Indexed {
+    Indexed { level: 0, range: index.range, epoch: index.epoch }
 }
 
 fn decode(index: &Index, bytes: &[u8]) -> Result<Index> {
-    Index::decode("main/log/00000001/index/x", &cluster(), key(index), bytes)
+    Index::decode("main/log/00000001/index/x", &cluster(), index.timeline, key(index), bytes)
 }
 
 prop_compose! {
@@ -159,7 +159,7 @@ fn an_index_takes_over_what_is_known_of_its_segments() {
     let touched = Arc::new(Touched { tables: vec![("shop.orders".into(), Kinds::from_bits(1).unwrap())], more: false });
     log.touched.insert(Offset(7 << 24), Arc::clone(&touched));
     log.touched.insert(Offset(299 << 24), touched);
-    let index = Index::of(&log, TimelineId(1), due(&log, 1).unwrap(), 1);
+    let index = Index::of(&log, TimelineId(1), narrow(&log, 1), 1);
     let tables: Vec<usize> = (0..NARROW).filter(|n| !index.touched[*n].tables.is_empty()).collect();
     assert_eq!(tables, [6]);
 }
@@ -182,37 +182,93 @@ fn refuses_an_index_of_something_else() {
         error.message(),
         "index main/log/00000001/index/x is that of 0000000001000000-0000000002000000, epoch 1, timeline 00000001, cluster main"
     );
-    let foreign = Index::decode("x", &"other".parse().unwrap(), key(&index), &bytes).unwrap_err();
+    let foreign = Index::decode("x", &"other".parse().unwrap(), index.timeline, key(&index), &bytes).unwrap_err();
     assert_eq!(foreign.kind(), crate::Kind::Corruption);
+}
+
+/// Writes what is due into `log`, which keeps all its segments. How many indexes that were.
+fn roll_up(log: &mut TimelineLog, log_file_bytes: u64) -> usize {
+    let mut writes = 0;
+    while let Some(due) = due(log, log_file_bytes) {
+        let (level, range, parts) = match due {
+            Due::Narrow(range) => (0, range, Vec::new()),
+            Due::Wider(parts) => {
+                let read = parts.iter().map(|part| Index::of(log, TimelineId(1), part.range, part.epoch)).collect();
+                (parts[0].level + 1, Index::merged(read, 1).unwrap().range, parts)
+            }
+        };
+        let at = log.indexes.iter().position(|one| parts.contains(one)).unwrap_or(log.indexes.len());
+        log.indexes.retain(|one| !parts.contains(one));
+        log.indexes.insert(at, Indexed { level, range, epoch: 1 });
+        writes += 1;
+    }
+    writes
+}
+
+/// The range of a narrow index, which is due.
+fn narrow(log: &TimelineLog, log_file_bytes: u64) -> OffsetRange {
+    match due(log, log_file_bytes) {
+        Some(Due::Narrow(range)) => range,
+        due => panic!("{due:?}"),
+    }
 }
 
 /// Writing whatever is due, as segments come in, ends with few indexes whose ranges
 /// follow one another and which together hold every segment once.
 #[test]
 fn what_is_due_keeps_the_indexes_few_and_whole() {
-    let total = (NARROW * MERGE * 2 + NARROW * 3 + 17) as u64;
-    let all: Vec<SegmentInfo> = ordinary(1, total).into_iter().filter(|s| s.range.start.0 >> 24 != 700).collect();
-    let lost = OffsetRange::new(Offset(700 << 24), Offset(701 << 24));
+    let total = (NARROW * MERGE * MERGE * 2 + NARROW * MERGE + NARROW * 3 + 5) as u64;
+    let all: Vec<SegmentInfo> = ordinary(1, total).into_iter().filter(|s| s.range.start.0 >> 24 != 70).collect();
+    let lost = OffsetRange::new(Offset(70 << 24), Offset(71 << 24));
     let gap = Gap { range: lost, cause: "recycled".into(), found: Timestamp(0), confirmed: None, position: None };
     let mut log = TimelineLog { gaps: vec![gap], ..TimelineLog::default() };
     let mut writes = 0;
     for segment in all {
         log.segments.push(segment);
-        while let Some(range) = due(&log, 1) {
-            let index = Index::of(&log, TimelineId(1), range, 1);
-            assert!(index.segments.len() == NARROW || index.segments.len() == NARROW * MERGE);
-            log.indexes.retain(|old| !range.covers(*old));
-            log.indexes.push(range);
-            writes += 1;
-        }
+        writes += roll_up(&mut log, 1);
+        assert!(log.indexes.chunk_by(|a, b| a.level == b.level).all(|same| same.len() < MERGE));
+        assert!(log.indexes.is_sorted_by_key(|index| std::cmp::Reverse(index.level)));
     }
-    assert_eq!(writes, MERGE * 2 + 2 + 3, "each segment is written twice, not more");
-    assert_eq!(log.indexes.len(), 2 + 3);
+    let levels: Vec<u8> = log.indexes.iter().map(|index| index.level).collect();
+    assert_eq!(levels, [2, 2, 1, 0, 0, 0]);
+    assert_eq!(writes, (MERGE * MERGE * 2 + MERGE + 3) + (MERGE * 2 + 1) + 2);
     for pair in log.indexes.windows(2) {
-        assert_eq!(pair[0].end, pair[1].start);
+        assert_eq!(pair[0].range.end, pair[1].range.start);
     }
-    let indexed: usize = log.indexes.iter().map(|r| Index::of(&log, TimelineId(1), *r, 1).segments.len()).sum();
-    assert_eq!(log.segments.len() - indexed, 16);
+    let indexed: usize =
+        log.indexes.iter().map(|index| Index::of(&log, TimelineId(1), index.range, 1).segments.len()).sum();
+    assert_eq!(log.segments.len() - indexed, 4);
+}
+
+/// The widest ones are not merged: they would be too large to hold.
+#[test]
+fn the_widest_indexes_stay_as_they_are() {
+    let mut log = TimelineLog { segments: ordinary(1, 40), ..TimelineLog::default() };
+    for n in 1..=10 {
+        let range = OffsetRange::new(Offset(n << 24), Offset((n + 1) << 24));
+        log.indexes.push(Indexed { level: LEVEL_MAX, range, epoch: 1 });
+    }
+    assert_eq!(roll_up(&mut log, 1), 1);
+    assert_eq!(log.indexes.len(), 11);
+}
+
+proptest! {
+    /// Merged, they tell what they told apart.
+    #[test]
+    fn merged_indexes_tell_what_they_told(whole in index(), at in any::<prop::sample::Index>()) {
+        let ends: Vec<Offset> = whole.segments.iter().map(|segment| segment.range.end).collect();
+        let middle = ends[at.index(ends.len())];
+        prop_assume!(whole.range.start < middle && middle < whole.range.end);
+        let log = TimelineLog {
+            segments: whole.segments.clone(),
+            restore_points: whole.restore_points.clone(),
+            touched: whole.segments.iter().map(|s| s.range.start).zip(whole.touched.iter().cloned()).filter(|(_, t)| !t.tables.is_empty()).collect(),
+            ..TimelineLog::default()
+        };
+        let part = |start, end| Index::of(&log, whole.timeline, OffsetRange::new(start, end), 5);
+        let merged = Index::merged(vec![part(whole.range.start, middle), part(middle, whole.range.end)], 9);
+        prop_assert_eq!(merged, Some(Index { epoch: 9, ..Index::of(&log, whole.timeline, whole.range, 9) }));
+    }
 }
 
 /// What an index covers is not listed any more, so that log which comes into the hole
@@ -222,8 +278,8 @@ fn an_index_ends_at_a_hole_that_nobody_recorded() {
     let segments: Vec<SegmentInfo> =
         ordinary(1, 3 * NARROW as u64).into_iter().filter(|s| s.range.start.0 >> 24 != NARROW as u64 + 5).collect();
     let mut log = TimelineLog { segments, ..TimelineLog::default() };
-    let first = due(&log, 1).unwrap();
-    log.indexes.push(first);
+    let first = narrow(&log, 1);
+    assert_eq!(roll_up(&mut log, 1), 1);
     assert_eq!(Index::of(&log, TimelineId(1), first, 1).segments.len(), NARROW);
     assert_eq!(due(&log, 1), None);
 }
@@ -232,8 +288,7 @@ fn an_index_ends_at_a_hole_that_nobody_recorded() {
 #[test]
 fn no_index_covers_a_damaged_segment() {
     let mut log = TimelineLog { segments: ordinary(1, 3 * NARROW as u64), ..TimelineLog::default() };
-    let first = due(&log, 1).unwrap();
-    log.indexes.push(first);
+    log.indexes.push(Indexed { level: 0, range: narrow(&log, 1), epoch: 1 });
     let segment = log.segments[NARROW + 5];
     let layout = crate::catalog::layout::Layout::new("main".parse().unwrap());
     let error = Error::corruption("rubbish");
@@ -249,7 +304,7 @@ fn no_index_covers_a_damaged_segment() {
 fn an_index_ends_with_a_log_file() {
     let log = TimelineLog { segments: ordinary(1, NARROW as u64 + 20), ..TimelineLog::default() };
     let file = 1 << 24;
-    let (each, fourth) = (due(&log, file).unwrap().end, due(&log, 4 * file).unwrap().end);
+    let (each, fourth) = (narrow(&log, file).end, narrow(&log, 4 * file).end);
     assert_eq!(fourth.0, each.0.next_multiple_of(4 * file));
     assert!(fourth > each);
     assert_eq!(due(&log, 1 << 40), None);

@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::catalog::Codec;
+use crate::catalog::index::{Index, Indexed};
 use crate::catalog::load::load;
 use crate::model::mark::{Mark, MarkKind, TransactionId};
-use crate::model::offset::Offset;
 use crate::model::summary::RestorePoint;
 use crate::model::time::Timestamp;
 use crate::model::timeline::Ancestor;
@@ -65,6 +65,19 @@ fn log(records: &[(u8, u8)]) -> Vec<u8> {
 }
 
 const T1: TimelineId = TimelineId(1);
+
+fn index_of(level: u8, range: OffsetRange) -> ObjectName {
+    ObjectName::Index { timeline: T1, index: Indexed { level, range, epoch: 1 } }
+}
+
+fn narrow(range: OffsetRange) -> ObjectName {
+    index_of(0, range)
+}
+
+/// The ranges of the indexes that are read.
+fn indexed(log: &TimelineLog) -> Vec<(u64, u64)> {
+    log.indexes.iter().map(|index| (index.range.start.0, index.range.end.0)).collect()
+}
 
 struct Archive<S>(S);
 
@@ -265,7 +278,7 @@ async fn a_damaged_gap_history_and_index_are_set_aside() {
     let mut names = vec![
         archive.put(&ObjectName::Gap { timeline: T1, range, epoch: 1 }, "damaged").await,
         archive.put(&ObjectName::History(T1), "damaged").await,
-        archive.put(&ObjectName::Index { timeline: T1, range, epoch: 1 }, "damaged").await,
+        archive.put(&narrow(range), "damaged").await,
     ];
     let log = archive.log().await;
     assert_eq!(ranges(&log), [(64, 74, 1)]);
@@ -285,24 +298,39 @@ async fn an_index_stands_for_its_segments_and_only_the_rest_is_read() {
         names.push(archive.segment(n * 10, &log(&[(10, n as u8)]), n * 10 + 10, 1).await);
     }
     let whole = archive.log().await;
-    let put = async |end| {
-        let range = OffsetRange::new(Offset(10), Offset(end));
+    let put = async |level, start, end| {
+        let range = OffsetRange::new(Offset(start), Offset(end));
         let index = Index::of(&whole, T1, range, 1);
-        let name = ObjectName::Index { timeline: T1, range, epoch: 1 };
-        archive.put(&name, index.encode(&"main".parse().unwrap()).unwrap()).await
+        archive.put(&index_of(level, range), index.encode(&"main".parse().unwrap()).unwrap()).await
     };
-    let narrow = put(30).await;
+    let narrow = put(0, 10, 30).await;
     store.tamper(&names[0], Some(Bytes::from_static(b"rubbish")));
     let loaded = archive.log().await;
-    assert_eq!(loaded.indexes, [OffsetRange::new(Offset(10), Offset(30))]);
+    assert_eq!(indexed(&loaded), [(10, 30)]);
     assert_eq!(TimelineLog { indexes: Vec::new(), ..loaded }, whole);
 
     // The wider one wins: the narrow one is not read.
-    put(50).await;
+    let second = put(0, 30, 40).await;
+    let wide = put(1, 10, 40).await;
     store.tamper(&narrow, Some(Bytes::from_static(b"rubbish")));
     let loaded = archive.log().await;
-    assert_eq!(loaded.indexes, [OffsetRange::new(Offset(10), Offset(50))]);
+    assert_eq!(indexed(&loaded), [(10, 40)]);
     assert_eq!(TimelineLog { indexes: Vec::new(), ..loaded }, whole);
+
+    // Narrow ones stand for a damaged one, as far as they are sound.
+    put(0, 40, 50).await;
+    let wider = put(1, 40, 50).await;
+    store.tamper(&wider, Some(Bytes::from_static(b"rubbish")));
+    let loaded = archive.log().await;
+    assert_eq!(indexed(&loaded), [(10, 40), (40, 50)]);
+    assert_eq!(loaded.damaged.iter().map(|damaged| &damaged.object).collect::<Vec<_>>(), [&wider]);
+    assert_eq!(TimelineLog { indexes: Vec::new(), damaged: Vec::new(), ..loaded }, whole);
+    store.tamper(&wide, Some(Bytes::from_static(b"rubbish")));
+    let loaded = archive.log().await;
+    assert_eq!(indexed(&loaded), []);
+    let mut found: Vec<&String> = loaded.damaged.iter().map(|damaged| &damaged.object).collect();
+    found.sort();
+    assert_eq!(found, [&names[0], &narrow, &wide], "nothing is known of what {second} follows");
 }
 
 #[tokio::test]
@@ -410,7 +438,7 @@ async fn a_damaged_index_and_base_are_set_aside() {
     let archive = Archive::new(MemoryStore::new()).await;
     archive.segment(64, &log(&[(10, 1)]), 74, 1).await;
     let range = OffsetRange::new(Offset(64), Offset(74));
-    archive.put(&ObjectName::Index { timeline: T1, range, epoch: 1 }, "damaged").await;
+    archive.put(&narrow(range), "damaged").await;
     archive.put(&ObjectName::BaseManifest("20261120T000000Z-aaaa".into()), "damaged").await;
     let catalog = archive.load().await.unwrap();
     assert_eq!(ranges(&catalog.timelines[&T1]), [(64, 74, 1)]);
@@ -640,7 +668,7 @@ async fn what_lies_behind_a_missing_or_damaged_index_is_read_from_footers() {
         for start in [10, 30, 50] {
             let range = OffsetRange::new(Offset(start), Offset(start + 20));
             let index = Index::of(&whole, T1, range, 1).encode(&"main".parse().unwrap()).unwrap();
-            let object = ObjectName::Index { timeline: T1, range, epoch: 1 };
+            let object = narrow(range);
             match damaged {
                 None if start == 30 => {}
                 Some(rubbish) if start == 30 => drop(archive.put(&object, &rubbish[..]).await),
@@ -648,7 +676,7 @@ async fn what_lies_behind_a_missing_or_damaged_index_is_read_from_footers() {
             }
         }
         let loaded = archive.log().await;
-        assert_eq!(loaded.indexes, [OffsetRange::new(Offset(10), Offset(30))]);
+        assert_eq!(indexed(&loaded), [(10, 30)]);
         assert_eq!(ranges(&loaded), ranges(&whole));
     }
 }

@@ -20,17 +20,16 @@ use super::compressing::Closed;
 use crate::catalog::SegmentInfo;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::Epoch;
-use crate::catalog::load::Known;
-use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
+use crate::model::summary::Summary;
 use crate::model::time::Timestamp;
 use crate::model::timeline::TimelineId;
 use crate::segment::codec::Compression;
 use crate::segment::cutter::Limits;
 use crate::store::Store;
 use crate::stream::compact::compact;
-use crate::stream::roll_up::roll_up;
+use crate::stream::roll_up::RollUp;
 use crate::stream::spool::Spool;
 use crate::stream::tail::Spare;
 
@@ -268,23 +267,23 @@ impl Upload {
 /// are replaced by one, and footers rolled up into an index.
 pub(super) struct Housekeeping {
     pub(super) archive: Archive,
-    pub(super) engine: Arc<dyn Engine>,
     pub(super) timeline: TimelineId,
     pub(super) epoch: Epoch,
     pub(super) limits: Limits,
     pub(super) compression: Compression,
     /// The small segments, if there are any.
     pub(super) parts: Vec<SegmentInfo>,
-    /// Whether there are enough footers.
+    /// Rolls footers up, if there are enough.
     pub(super) rolls_up: bool,
-    /// What need not be read for that.
-    pub(super) known: Known,
+    pub(super) roll_up: Arc<tokio::sync::Mutex<RollUp>>,
+    /// What has been made since it did the last time.
+    pub(super) made: Vec<(SegmentInfo, Summary)>,
     pub(super) shared: Arc<Shared>,
 }
 
 impl Housekeeping {
     /// Does it, behind the segment `before` it, and on a thread of its own: joining segments
-    /// and reading a long catalog take time.
+    /// takes time.
     pub(super) async fn keep(self, turn: Turn) -> Result<()> {
         turn.come().await?;
         let runtime = Handle::current();
@@ -293,8 +292,10 @@ impl Housekeeping {
     }
 
     async fn work(&self) -> Result<()> {
-        let Self { archive, engine, timeline, epoch, limits, compression, parts, rolls_up, known, .. } = self;
+        let Self { archive, timeline, epoch, limits, compression, parts, .. } = self;
+        let mut roll_up = self.roll_up.lock().await;
         if !parts.is_empty() {
+            roll_up.forget();
             match compact(archive, *timeline, parts, limits, epoch.number(), *compression).await {
                 // The small ones stay as they are. The log to come needs none of them.
                 Err(error) if error.kind() == Kind::Corruption => {
@@ -306,9 +307,6 @@ impl Housekeeping {
                 compacted => drop(compacted?),
             }
         }
-        if *rolls_up {
-            roll_up(archive, engine.as_ref(), *timeline, epoch.number(), known).await?;
-        }
-        Ok(())
+        if self.rolls_up { roll_up.go_on(archive, *timeline, epoch.number(), &self.made).await } else { Ok(()) }
     }
 }
