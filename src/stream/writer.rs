@@ -246,6 +246,7 @@ impl Writer {
             opened,
             in_parts,
             small,
+            wider: Vec::new(),
             sent: None,
         });
         self.tell_tail();
@@ -304,8 +305,8 @@ impl Writer {
         self.setup.scanner.feed(&piece, &mut self.marks)?;
         let Some(mut open) = self.open.take() else { return Ok(()) };
         if open.in_parts && open.small.is_none() {
-            let (segment, opened) = (self.compressing(self.offset, false), self.setup.clock.now());
-            open.small = Some(Small { segment, summary: Summary::empty(self.offset, open.summary.boundary), opened });
+            let small = self.compressing(self.offset, false);
+            open.begin_parts(small, self.setup.clock.now(), || Box::new(self.segment_writer(self.offset)));
         }
         self.offset = Offset(self.offset.0 + piece.len() as u64);
         let appended = open.append(piece, &mut self.marks, self.setup.scanner.boundary());
@@ -343,8 +344,16 @@ impl Writer {
         let in_parts = self.setup.limits.flush_interval_micros.is_some() && !whole;
         let segment = self.compressing(self.offset, in_tail);
         let tail = if in_tail { Some(Box::new(self.new_tail(self.offset)?)) } else { None };
-        self.open =
-            Some(Open { tail, segment, summary, opened: self.setup.clock.now(), in_parts, small: None, sent: None });
+        self.open = Some(Open {
+            tail,
+            segment,
+            summary,
+            opened: self.setup.clock.now(),
+            in_parts,
+            small: None,
+            wider: Vec::new(),
+            sent: None,
+        });
         Ok(())
     }
 
@@ -352,12 +361,17 @@ impl Writer {
     /// without waiting for it, and has its bounds in the tail. LZ4 alone takes hardly longer than
     /// handing over does.
     fn compressing(&self, start: Offset, in_tail: bool) -> Compressing {
-        let Setup { archive, timeline, epoch, compression, limits, .. } = &self.setup;
-        let writer = SegmentWriter::new(archive.header(*timeline, start, epoch.number()), *compression);
+        let Setup { compression, limits, .. } = &self.setup;
+        let writer = self.segment_writer(start);
         match compression {
             Compression::Lz4 if !in_tail => Compressing::Here(Box::new(writer)),
             _ => Compressing::beside(&self.runtime, writer, in_tail.then(|| limits.end_of(start).since(start))),
         }
+    }
+
+    fn segment_writer(&self, start: Offset) -> SegmentWriter {
+        let Setup { archive, timeline, epoch, compression, .. } = &self.setup;
+        SegmentWriter::new(archive.header(*timeline, start, epoch.number()), *compression)
     }
 
     fn new_tail(&mut self, start: Offset) -> Result<Tail> {
@@ -492,7 +506,7 @@ impl Writer {
         let changes = self.setup.scanner.take_changes();
         let Some(open) = &mut self.open else { return Ok(()) };
         open.add_changes(&changes);
-        let Some(Small { segment, summary, .. }) = open.small.take() else { return Ok(()) };
+        let Some((segment, summary)) = open.take_part(&self.setup.limits) else { return Ok(()) };
         if summary.range.start == open.start() {
             open.sent = Some(summary.range);
         }

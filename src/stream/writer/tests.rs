@@ -14,6 +14,7 @@ use crate::catalog::Codec;
 use crate::catalog::archive::Archive;
 use crate::catalog::fence::{self, Epoch};
 use crate::catalog::layout::Layout;
+use crate::catalog::load::{Known, past_indexes};
 use crate::engine::Scanner;
 use crate::error::Kind;
 use crate::model::cluster::Identity;
@@ -580,6 +581,28 @@ async fn small_segments_of_a_log_without_files_become_one_when_they_are_enough()
     let expected = [&block(0)[..], &block(50), &[small(100), small(110), small(120)]].concat();
     assert_eq!((durable, place.segments()), (Offset(130), expected));
     assert_eq!(place.raw(50, 100).await, log(50, 100));
+}
+
+#[tokio::test]
+async fn of_slow_log_small_segments_are_joined_on_the_way() {
+    let place = Place::new();
+    let mut setup = place.setup(0).await;
+    setup.tails = None;
+    setup.limits = Limits { log_file_bytes: NO_FILES, segment_bytes: 1 << 20, flush_interval_micros: Some(1) };
+    let session = Session::begin(setup);
+    for end in (10..=700).step_by(10) {
+        session.send(end - 10, end).await;
+        session.flush(end).await;
+    }
+    let (result, durable) = session.finish(false).await;
+    result.unwrap();
+    assert_eq!(durable, Offset(700));
+    let Archive { store, layout, identity, .. } = &place.archive;
+    let seen = past_indexes(store.as_ref(), layout, identity, T1, &Known::new()).await.unwrap().segments;
+    let seen: Vec<OffsetRange> = seen.iter().map(|segment| segment.range).collect();
+    let small = |start| range(start, start + 10);
+    assert_eq!(seen, [small(0), range(10, 650), small(650), small(660), small(670), small(680), small(690)]);
+    assert_eq!(place.raw(10, 650).await, log(10, 650));
 }
 
 /// Its name would be that of the small one, and its footer another.
