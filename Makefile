@@ -24,7 +24,8 @@ test-garage: toolchain deps-garage ## archives in Garage, an S3 service whose no
 	$(CARGO) test --locked --test it garage:: -- --ignored
 
 soak: toolchain deps-test ## faults at random for SOAK_ROUNDS (1000) rounds, each with a seed of its own that is printed
-	PITR_S3_ROUNDS=$(SOAK_ROUNDS) PITR_MODEL_SCRIPTS=$(SOAK_ROUNDS) $(CARGO) test --locked --test it -- nothing_is_lost store_model --nocapture
+	PITR_S3_ROUNDS=$(SOAK_ROUNDS) PITR_MODEL_SCRIPTS=$(SOAK_ROUNDS) PITR_FAULTS=$(SOAK_ROUNDS) PITR_POWER_CUTS=$(SOAK_ROUNDS) \
+	    $(CARGO) test --locked --test it -- nothing_is_lost store_model power_cut disk_that_fails killed_at --nocapture
 
 test-unit: toolchain ## only the tests that need no server
 	$(CARGO) test --locked --lib --bins

@@ -43,10 +43,7 @@ impl Damaged {
             ObjectName::BaseManifest(_) => {
                 format!("{restore}, or take a new base backup with `pitr backup`; other bases are not concerned")
             }
-            ObjectName::Index { .. } => {
-                "nothing is lost: footers are read in its place, which takes longer; put an intact copy of it back, if there is one"
-                    .to_owned()
-            }
+            ObjectName::Index { .. } => super::index::IF_DAMAGED.to_owned(),
             _ => restore.to_owned(),
         };
         Ok(Self { object: layout.name(&is), problem: error.to_string(), advice, is })

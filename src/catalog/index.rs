@@ -62,6 +62,9 @@ pub const MERGE: usize = 4;
 /// The highest level: 262,144 segments, 4 TiB of ordinary log.
 pub const LEVEL_MAX: u8 = 7;
 
+/// What to do about a damaged one.
+pub const IF_DAMAGED: &str = "nothing is lost: footers are read in its place, which takes longer; put an intact copy of it back, if there is one";
+
 const MAGIC: &[u8; 8] = b"PITRIDX1";
 const ZSTD: u8 = 1;
 const TIMES: u8 = 2;
@@ -224,10 +227,9 @@ impl Index {
     ) -> Result<Self> {
         let (segments, restore_points, touched) = (Vec::new(), Vec::new(), Vec::new());
         let expected = Self { timeline, range, epoch, segments, restore_points, touched };
-        expected.filled(cluster, bytes).map_err(|flaw| {
-            Error::corruption(format!("index {name} {flaw}"))
-                .hint("nothing is lost: footers are read in its place, which takes longer; put an intact copy of it back, if there is one")
-        })
+        expected
+            .filled(cluster, bytes)
+            .map_err(|flaw| Error::corruption(format!("index {name} {flaw}")).hint(IF_DAMAGED))
     }
 
     fn filled(mut self, cluster: &ClusterName, bytes: &[u8]) -> Result<Self, String> {

@@ -58,7 +58,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> Result<ExitCode> {
             fs::write(&path, &history.native).map_err(|e| Error::io("write", &path, e))?;
             done.histories += 1;
         }
-        let files = TimelineFiles::list(&opened.archive, timeline).await?;
+        let files = TimelineFiles::list(&opened.archive, opened.engine.as_ref(), timeline).await?;
         let mut at = Offset::ZERO;
         for segment in &log.segments {
             let mut start = segment.range.start.floor_to(file_bytes).max(at);

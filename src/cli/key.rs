@@ -115,7 +115,10 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
 fn write(path: &Path, text: &str) -> Result<()> {
     let written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
-        file.sync_all()
+        file.sync_all()?;
+        // Without it nothing can be restored: its name is to survive a power cut too.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(folder)?.sync_all()
     });
     written.map_err(|e| Error::io("write", path, e))
 }

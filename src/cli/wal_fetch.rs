@@ -112,7 +112,7 @@ async fn deliver(
         return Err(Error::new(Kind::Absent, format!("log file {name} begins at or behind the end asked for")));
     }
     sweep(path.parent().unwrap_or(Path::new(".")));
-    let files = TimelineFiles::around(&opened.archive, timeline, wanted).await?;
+    let files = TimelineFiles::around(&opened.archive, opened.engine.as_ref(), timeline, wanted).await?;
     let holding = files.holding(wanted);
     if !matches!(holding, Holding::Whole(_)) {
         // A store that does not answer may hold the rest: the log must not seem to end here.
@@ -220,7 +220,7 @@ async fn prepare(opened: &Opened, timeline: TimelineId, first: OffsetRange, unti
         OffsetRange::new(start, Offset(start.0 + first.len()))
     };
     let all = OffsetRange::new(first.start, file(AHEAD - 1).end);
-    let files = TimelineFiles::around(&opened.archive, timeline, all).await?;
+    let files = TimelineFiles::around(&opened.archive, opened.engine.as_ref(), timeline, all).await?;
     let mut wanted = Vec::new();
     for range in (0..AHEAD).map(file).take_while(|range| range.end <= until) {
         let path = ready.join(names.name(timeline, range.start));

@@ -99,7 +99,7 @@ async fn push(
         ))
         .hint("does another server's archive_command point here? give it a --cluster of its own"));
     }
-    let files = TimelineFiles::list(archive, timeline).await?;
+    let files = TimelineFiles::list(archive, opened.engine.as_ref(), timeline).await?;
     refuse_unknown(archive, &files, timeline, path).await?;
     let log_file_bytes = archive.identity.log_file_bytes;
     let limits = Limits { log_file_bytes, segment_bytes: settings.stream.segment_bytes, flush_interval_micros: None };

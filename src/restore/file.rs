@@ -9,7 +9,9 @@ use bytes::Bytes;
 use super::temporary::Temporary;
 use crate::catalog::archive::Archive;
 use crate::catalog::layout::ObjectName;
+use crate::catalog::load::Known;
 use crate::catalog::{Holder, SegmentInfo};
+use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::timeline::TimelineId;
@@ -19,7 +21,7 @@ use crate::segment::trailer::Finder;
 mod tests;
 
 /// What the archive holds of one timeline, by object names alone: no footer is read, for
-/// a server waits for each file.
+/// a server waits for each file. Only of two tails that begin at one offset the log is read.
 pub struct TimelineFiles {
     archive: Archive,
     timeline: TimelineId,
@@ -56,8 +58,8 @@ impl TimelineFiles {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn list(archive: &Archive, timeline: TimelineId) -> Result<Self> {
-        Self::list_from(archive, timeline, "").await
+    pub async fn list(archive: &Archive, engine: &dyn Engine, timeline: TimelineId) -> Result<Self> {
+        Self::list_from(archive, engine, timeline, "").await
     }
 
     /// Lists what is enough to say what the archive holds of `range`. A bucket gives a thousand names at a
@@ -65,19 +67,24 @@ impl TimelineFiles {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn around(archive: &Archive, timeline: TimelineId, range: OffsetRange) -> Result<Self> {
+    pub async fn around(
+        archive: &Archive,
+        engine: &dyn Engine,
+        timeline: TimelineId,
+        range: OffsetRange,
+    ) -> Result<Self> {
         // Tails have names that begin otherwise.
         if archive.store.local_root().is_none() {
-            let near = Self::list_from(archive, timeline, &common_beginning(range)).await?;
+            let near = Self::list_from(archive, engine, timeline, &common_beginning(range)).await?;
             if matches!(near.holding(range), Holding::Whole(_)) {
                 return Ok(near);
             }
         }
-        Self::list(archive, timeline).await
+        Self::list(archive, engine, timeline).await
     }
 
     /// Of names that begin so.
-    async fn list_from(archive: &Archive, timeline: TimelineId, beginning: &str) -> Result<Self> {
+    async fn list_from(archive: &Archive, engine: &dyn Engine, timeline: TimelineId, beginning: &str) -> Result<Self> {
         let (mut segments, mut gaps) = (Vec::new(), Vec::new());
         let tail_bytes = archive.identity.log_file_bytes;
         let mut see = |object: crate::store::ObjectInfo| match archive.layout.parse(&object.name) {
@@ -93,6 +100,10 @@ impl TimelineFiles {
         };
         let prefix = format!("{}{beginning}", archive.layout.timeline(timeline));
         archive.store.list(&prefix, None, true, &mut see).await?;
+        if has_twins(&segments) {
+            let log = archive.timeline_log(engine, timeline, &Known::new()).await?;
+            drop_twins(&mut segments, &log.segments);
+        }
         end_tails_where_log_goes_on(&mut segments);
         // Closed segments before tails, so that a sealed tail never hides its segment.
         segments.sort_by_key(|s| (s.range.start, s.holder == Holder::Tail, std::cmp::Reverse((s.range.end, s.epoch))));
@@ -208,6 +219,21 @@ impl TimelineFiles {
         file.sync_data().map_err(failed)?;
         Ok(any)
     }
+}
+
+/// Whether two tails begin at one offset, as they do while a writer takes over from one that died, and when that dies too. Their
+/// names do not tell which of them holds the log.
+fn has_twins(all: &[SegmentInfo]) -> bool {
+    all.iter().filter(|s| s.holder == Holder::Tail).any(|s| all.iter().any(|other| is_twin(s, other)))
+}
+
+fn is_twin(a: &SegmentInfo, b: &SegmentInfo) -> bool {
+    (a.holder, b.holder) == (Holder::Tail, Holder::Tail) && a.range.start == b.range.start && a.epoch != b.epoch
+}
+
+/// Drops those tails of one start of which another one `counts`.
+fn drop_twins(all: &mut Vec<SegmentInfo>, counts: &[SegmentInfo]) {
+    all.retain(|s| s.holder != Holder::Tail || !counts.iter().any(|one| is_twin(s, one)));
 }
 
 /// The file of a tail may be longer than its log will ever be: that ends where another tail

@@ -172,8 +172,12 @@ pub async fn restore(
         .await
         .map_err(|e| Error::failure("the sync stopped").because(e))??;
     fs::rename(&partial, &request.to).map_err(|e| Error::io("rename to its final name", &partial, e))?;
-    if let Some(parent) = request.to.parent().filter(|p| !p.as_os_str().is_empty()) {
-        fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", parent, e))?;
+    if let Some(parent) = request.to.parent().filter(|p| !p.as_os_str().is_empty())
+        && let Err(error) = fs::File::open(parent).and_then(|dir| dir.sync_all())
+    {
+        // Whole as it is, its name may not survive a power cut: a restore that failed must not look finished.
+        let _ = fs::rename(&request.to, &partial);
+        return Err(Error::io("sync", parent, error));
     }
     claim.end()?;
     outcome.phases.push(("sync", begun.elapsed()));

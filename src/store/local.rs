@@ -21,7 +21,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,6 +43,8 @@ struct Inner {
     root: PathBuf,
     /// Directories whose names are known to survive a power cut.
     durable: Mutex<HashSet<PathBuf>>,
+    /// Files that an fsync has failed for: one that succeeds later says nothing of them.
+    doubtful: Mutex<HashSet<PathBuf>>,
 }
 
 /// How many listed objects are handed over at a time.
@@ -58,7 +60,7 @@ impl LocalStore {
         let root = std::path::absolute(root).map_err(|e| {
             Error::config(format!("store directory {} has no absolute path", root.display())).because(e)
         })?;
-        Ok(Self(Arc::new(Inner { root, durable: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { root, durable: Mutex::default(), doubtful: Mutex::default() })))
     }
 
     /// The store in the directory `root`, which is made, durably, if it is not there.
@@ -175,13 +177,7 @@ impl Store for LocalStore {
             name::check(name)?;
         }
         let names = names.to_vec();
-        self.blocking(move |inner| {
-            names.iter().try_for_each(|name| {
-                let path = inner.root.join(name);
-                inner.make_sure(&path, path.parent().unwrap_or(&inner.root))
-            })
-        })
-        .await
+        self.blocking(move |inner| names.iter().try_for_each(|name| inner.make_sure(&inner.root.join(name)))).await
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64> {
@@ -208,7 +204,7 @@ impl Inner {
         // What is there already needs no writing: the case of a chunk stored before and
         // of a create tried again.
         if let Some(same) = self.compare(&path, body)? {
-            return self.settle(name, &path, dir, same);
+            return self.settle(name, &path, body, same);
         }
         self.make_durable(dir)?;
         let temp = place::write_beside(&path, body).map_err(|e| self.explain("write", &path, e))?;
@@ -223,7 +219,7 @@ impl Inner {
             },
             place::Named::Taken => {
                 let same = self.compare(&path, body)?.unwrap_or(false);
-                self.settle(name, &path, dir, same)
+                self.settle(name, &path, body, same)
             }
         }
     }
@@ -234,7 +230,7 @@ impl Inner {
     }
 
     /// The end of a create that found its name taken.
-    fn settle(&self, name: &str, path: &Path, dir: &Path, same: bool) -> Result<Created> {
+    fn settle(&self, name: &str, path: &Path, body: &[Bytes], same: bool) -> Result<Created> {
         if !same {
             return Err(Error::new(
                 Kind::Fenced,
@@ -242,16 +238,31 @@ impl Inner {
             )
             .hint("did two archivers write to this cluster, or was the store copied back in time? `pitr status` shows the writers"));
         }
-        self.make_sure(path, dir)?;
+        if let Err(error) = self.make_sure(path) {
+            tracing::warn!(%error, object = name, "it is written once more");
+            place::renew(path, body).map_err(|e| self.explain("write again", path, e))?;
+            self.doubtful().remove(path);
+        }
         Ok(Created::Same)
     }
 
+    fn doubtful(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes a file durable that may have been copied here, or whose creator may not have
-    /// come to the fsync.
-    fn make_sure(&self, path: &Path, dir: &Path) -> Result<()> {
+    /// come to the fsync. Where that has failed once, it fails until the object is created again.
+    fn make_sure(&self, path: &Path) -> Result<()> {
+        let dir = path.parent().unwrap_or(&self.root);
         self.make_durable(dir)?;
+        if self.doubtful().contains(path) {
+            return Err(self.explain("make durable", path, io::Error::other("an earlier fsync failed")));
+        }
         let synced = File::open(path).and_then(|file| file.sync_all()).and_then(|()| place::sync_dir(dir));
-        synced.map_err(|e| self.explain("make durable", path, e))
+        synced.map_err(|e| {
+            self.doubtful().insert(path.to_owned());
+            self.explain("make durable", path, e)
+        })
     }
 
     /// Makes `dir` and fsyncs the names of it and all above it within the store, once.
@@ -301,28 +312,30 @@ pub fn make_folder(root: &Path, folder: &Path) -> Result<()> {
 }
 
 /// Reads a part of a file. Something that is no file is not there, and neither is what lost its
-/// name meanwhile: the file of a tail that was sealed is written to again, as another tail.
+/// name meanwhile: the file of a tail that was sealed is written to again, as another tail. Where another file has the
+/// name now, that is read.
 fn read(path: &Path, part: Part) -> io::Result<Bytes> {
-    let mut file = File::open(path)?;
-    let data = file.metadata()?;
-    if !data.is_file() {
-        return Err(io::ErrorKind::NotFound.into());
+    loop {
+        let mut file = File::open(path)?;
+        let data = file.metadata()?;
+        if !data.is_file() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let size = data.len();
+        let (start, len) = match part {
+            Part::All => (0, size),
+            Part::Range { start, len } => (start.min(size), len.min(size.saturating_sub(start))),
+            Part::Last(len) => (size.saturating_sub(len), len.min(size)),
+        };
+        if start > 0 {
+            file.seek(SeekFrom::Start(start))?;
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
+        (&file).take(len).read_to_end(&mut bytes)?;
+        if is_named(&data, path)? {
+            return Ok(bytes.into());
+        }
     }
-    let size = data.len();
-    let (start, len) = match part {
-        Part::All => (0, size),
-        Part::Range { start, len } => (start.min(size), len.min(size.saturating_sub(start))),
-        Part::Last(len) => (size.saturating_sub(len), len.min(size)),
-    };
-    if start > 0 {
-        file.seek(SeekFrom::Start(start))?;
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
-    (&file).take(len).read_to_end(&mut bytes)?;
-    if !is_named(&data, path)? {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    Ok(bytes.into())
 }
 
 /// Whether `path` is the name of this very file.

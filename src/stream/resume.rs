@@ -196,11 +196,17 @@ async fn remove_sealed(
 }
 
 /// Makes sure of the last segments before the server is told of them: whoever made them
-/// may have died between their name and its fsync.
+/// may have died between their name and its fsync. Where the disk cannot tell, they are written once more.
 async fn settle(archive: &Archive, timeline: TimelineId, closed: &[SegmentInfo]) -> Result<()> {
     let last = closed.get(closed.len().saturating_sub(SETTLED)..).unwrap_or_default();
     let names: Vec<String> = last.iter().map(|segment| archive.object_of(timeline, segment)).collect();
-    archive.store.settle(&names).await
+    let Err(error) = archive.store.settle(&names).await else { return Ok(()) };
+    tracing::warn!(%error, hint = error.advice(), "the archive's last segments are made durable once more");
+    for name in &names {
+        let Some(bytes) = archive.store.as_stored(name).await? else { return Err(error) };
+        archive.store.create(name, vec![bytes]).await?;
+    }
+    Ok(())
 }
 
 /// A tail may end inside a record whose rest never came. What was acknowledged ends

@@ -31,6 +31,7 @@ use crate::model::time::{Clock, SystemClock, Timestamp};
 use crate::model::timeline::TimelineId;
 use crate::store::local::{LocalStore, make_folder};
 use crate::store::{Created, ObjectInfo, Part, Store};
+use crate::stream::tail::sync_parent;
 
 /// Files as large as a segment that lie in a spool beside those that wait: the tails of segments on their way, the open one, and
 /// zeroed files for the next.
@@ -195,7 +196,11 @@ impl Spool {
         let path = self.epochs();
         let failed = |e| Error::store_io("write", &path, e);
         let mut file = File::options().create(true).append(true).mode(0o640).open(&path).map_err(failed)?;
-        writeln!(file, "{}", epoch.number()).and_then(|()| file.sync_all()).map_err(failed)
+        // Behind whatever a disk without room may have left of another number.
+        file.write_all(format!("\n{}\n", epoch.number()).as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(failed)
+            .and_then(|()| sync_parent(&path))
     }
 
     fn owned(&self) -> Result<HashSet<u32>> {

@@ -70,7 +70,11 @@ impl Tail {
             return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
         }
         let file = spare.into_file();
-        sync_parent(&path)?;
+        if let Err(error) = sync_parent(&path) {
+            // A second fsync would not tell of it: whoever tries again must not find the name.
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
         let size = file.len().map_err(failed)?;
         Ok(Self::new(file, path, start, size))
     }
@@ -80,24 +84,27 @@ impl Tail {
         Self { file, path, start, group, synced: 0, size, trailer: None, broken: false }
     }
 
-    /// Goes on with a tail of our own epoch whose valid bytes are `bytes`. They are written
-    /// once more: a sync may have failed, after which the kernel takes what it could not
-    /// write for written, and the next sync would not say so. What lies behind them, half
-    /// a record whose rest never came, becomes zeros again.
+    /// Goes on with a tail of our own epoch whose valid bytes are `bytes`, in a new file that takes its place once they are durable in
+    /// there. A sync of the old one may have failed, after which the kernel takes what it could not write for written, and the next
+    /// sync would not say so. And what has been acknowledged may be nowhere else: written over in its place, it would be lost
+    /// if the power failed meanwhile.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn reopen(path: PathBuf, start: Offset, bytes: &[u8]) -> Result<Self> {
         let failed = |e| Error::store_io("write", &path, e);
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
-        let mut tail = Self::new(DirectFile::new(file, size), path, start, size);
-        tail.append(bytes)?;
-        let end = tail.write()?;
-        let zeroed = tail.file.write_zeros(end, size);
-        tail.done("write", zeroed)?;
-        // The zeros too, where there is no log.
-        tail.sync_file()?;
+        let size = fs::metadata(&path).map_err(failed)?.len();
+        let spare = make_spare(path.parent().unwrap_or(Path::new(".")), size, None)?;
+        let hidden = spare.path.clone();
+        let mut tail = Self::new(spare.into_file(), hidden.clone(), start, size);
+        let written = tail.append(bytes).and_then(|()| tail.sync());
+        if let Err(error) = written.and_then(|()| fs::rename(&hidden, &path).map_err(failed)) {
+            let _ = fs::remove_file(hidden);
+            return Err(error);
+        }
+        tail.path = path;
+        // Until then the name may lead to the old file, which has all that was durable.
+        sync_parent(&tail.path)?;
         Ok(tail)
     }
 
@@ -434,11 +441,15 @@ mod tests {
         drop(tail);
         // What a failed sync may leave on disk, and what lies behind the valid bytes.
         fs::write(&path, [[0; 4096], [7; 4096]].concat()).unwrap();
+        let before = File::open(&path).unwrap();
         let mut tail = Tail::reopen(path.clone(), Offset(1000), b"whole").unwrap();
         assert_eq!(tail.range(), OffsetRange::new(Offset(1000), Offset(1005)));
         tail.append(b"!").unwrap();
         tail.sync().unwrap();
         assert_eq!(fs::read(&path).unwrap(), padded(b"whole!"));
+        // Not a byte is written over: it may be the only one.
+        assert_eq!(std::io::read_to_string(before).unwrap().as_bytes(), [[0; 4096], [7; 4096]].concat());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -176,7 +176,7 @@ fn a_slow_disk_delays_acknowledgements_and_nothing_else() {
     let strace = "strace -D -f -q -o /dev/null -e signal=none -e trace=fsync,fdatasync -e";
     let mut slow: Vec<String> = strace.split(' ').map(String::from).collect();
     slow.push(inject);
-    let mut archiver = streaming(&server, pitr.archive_by(&slow));
+    let mut archiver = streaming(&server, pitr.archive_by(&slow, &[]));
     let walsender = walsenders(&server);
 
     // Each commit waits until it is durable here, all of them longer than the server waits

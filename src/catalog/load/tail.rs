@@ -9,7 +9,8 @@
 //!
 //! A tail whose bytes closed segments hold has become a segment, and a crash came before
 //! it was removed. Any other counts, also one between segments: a crash may come when a
-//! later segment is there already. Of several with one start the longest counts, then the
+//! later segment is there already, and in a spool that is so whenever a segment on its way to the store
+//! is in memory while those behind it wait. Of several with one start the longest counts, then the
 //! highest epoch.
 
 use super::Loader;
@@ -79,9 +80,15 @@ impl Loader<'_> {
                 }
             }
             let Some((tail, mut summary)) = best.filter(|(_, summary)| !log.holds(summary.range)) else { continue };
-            // Where a closed segment goes on, it holds the rest.
+            // Where a closed segment goes on, it holds the rest. One of the same writer's was begun when the tail was full and
+            // synced: that reaches to there, though the last record in it may end behind.
             let goes_on = log.segments.iter().find(|s| s.range.start > tail.start && s.range.end > summary.range.end);
-            if let Some(next) = goes_on.map(|s| s.range.start).filter(|start| *start < summary.range.end) {
+            let is_end = |next: &SegmentInfo| {
+                let file = OffsetRange::new(tail.start, Offset(tail.start.0.saturating_add(tail.bytes)));
+                let is_full = next.epoch == tail.epoch && next.range.start <= file.end;
+                next.range.start < summary.range.end || next.range.start > summary.range.end && is_full
+            };
+            if let Some(next) = goes_on.filter(|next| is_end(next)).map(|next| next.range.start) {
                 summary = self.scan(timeline, tail, Some(next), log).await?;
             }
             self.add_tail(timeline, summary, tail.epoch, log)?;

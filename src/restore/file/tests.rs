@@ -55,8 +55,12 @@ async fn tail(archive: &Archive, start: u64, end: u64, size: usize, trailer: boo
     archive.store.create(&name, vec![bytes.into()]).await.unwrap();
 }
 
+fn engine() -> Box<dyn Engine> {
+    crate::engine::by_name("postgres").unwrap()
+}
+
 async fn files(archive: &Archive) -> TimelineFiles {
-    TimelineFiles::list(archive, T2).await.unwrap()
+    TimelineFiles::list(archive, engine().as_ref(), T2).await.unwrap()
 }
 
 /// The file of `range`, which must be held whole or in part.
@@ -223,6 +227,22 @@ async fn a_sealed_tail_never_hides_its_segment() {
     assert_eq!(written(&files, range(100, 200), 200).await.unwrap(), log(100, 200));
 }
 
+/// A writer died when it had begun to take over from another that had died.
+#[test]
+fn of_two_tails_of_one_start_only_the_one_that_counts_is_read() {
+    let tail = |start, end, epoch| by_name(range(start, end), epoch, Holder::Tail);
+    let mut all = vec![by_name(range(0, 100), 1, Holder::Segment(crate::catalog::Codec::Lz4)), tail(100, 200, 1)];
+    assert!(!has_twins(&all));
+    all.extend([tail(100, 200, 2), tail(200, 300, 2)]);
+    assert!(has_twins(&all));
+    for (counts, left) in [(Some(1), 3), (Some(2), 3), (None, 4)] {
+        let mut all = all.clone();
+        drop_twins(&mut all, &counts.map(|epoch| tail(100, 130, epoch)).into_iter().collect::<Vec<_>>());
+        let epochs: Vec<u32> = all.iter().filter(|s| s.range.start == Offset(100)).map(|s| s.epoch).collect();
+        assert!(all.len() == left && counts.is_none_or(|epoch| epochs == [epoch]), "{all:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_tail_goes_on_behind_a_closed_segment_that_holds_less() {
     let archive = archive();
@@ -243,7 +263,7 @@ async fn a_few_names_are_enough_for_a_file_that_is_there() {
     let all = files(&archive).await;
     for start in (0x1000 - 200..0x2200).step_by(100) {
         let wanted = range(start, start + 100);
-        let near = TimelineFiles::around(&archive, T2, wanted).await.unwrap();
+        let near = TimelineFiles::around(&archive, engine().as_ref(), T2, wanted).await.unwrap();
         assert_eq!(near.holding(wanted), all.holding(wanted), "{start:X}");
         let few = matches!(all.holding(wanted), Holding::Whole(_)) && start / 0x100 == (start + 99) / 0x100;
         assert!(!few || near.segments.len() <= 3, "{start:X}: {}", near.segments.len());

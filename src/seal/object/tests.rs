@@ -135,6 +135,19 @@ fn every_flipped_bit_is_refused() {
 }
 
 #[test]
+fn an_object_cut_at_any_length_is_refused() {
+    let hands = Hands::new();
+    let object = hands.seal(&bytes(300), 200);
+    for len in 0..object.len() {
+        for cut in [&object[..len], &object[object.len() - len..]] {
+            let error = hands.open(NAME, cut).unwrap_err();
+            assert_eq!(error.kind(), Kind::Corruption, "{len}");
+            assert!(error.message().contains(NAME), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_part_does_not_open_where_a_bit_is_flipped_or_chunks_are_exchanged() {
     let hands = Hands::new();
     let plain = bytes(4 * CHUNK_BYTES as usize);

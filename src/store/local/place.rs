@@ -80,6 +80,16 @@ impl Temp {
     }
 }
 
+/// Writes the file at `path` once more, with the same bytes, and puts that in its place: for one of which an fsync has failed.
+pub(super) fn renew(path: &Path, body: &[Bytes]) -> io::Result<()> {
+    let mut temp = write_beside(path, body)?;
+    if let Some(new) = &temp.0 {
+        fs::rename(new, path)?;
+        temp.0 = None;
+    }
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
 /// Renames a file, unless another one has the name.
 ///
 /// # Errors
@@ -118,13 +128,19 @@ fn link_name(temp: &Path, path: &Path) -> io::Result<Named> {
 pub(super) fn make_dirs(dir: &Path, root: &Path) -> io::Result<()> {
     let above: Vec<_> = dir.ancestors().take_while(|path| *path != root && path.starts_with(root)).collect();
     for path in above.into_iter().rev() {
-        match DirBuilder::new().mode(DIR_MODE).create(path) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        let made = match DirBuilder::new().mode(DIR_MODE).create(path) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => false,
             Err(e) => return Err(e),
-        }
-        if let Some(parent) = path.parent() {
-            sync_dir(parent)?;
+        };
+        if let Some(parent) = path.parent()
+            && let Err(error) = sync_dir(parent)
+        {
+            if made {
+                // A second fsync would not tell of it: the next try is to make it anew.
+                let _ = fs::remove_dir(path);
+            }
+            return Err(error);
         }
     }
     Ok(())

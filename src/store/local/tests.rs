@@ -215,3 +215,25 @@ fn what_goes_away_while_it_is_listed_is_in_the_list() {
     listed.sort();
     assert_eq!(listed, ["a", "b"]);
 }
+
+/// The kernel takes what it could not write for written, and the next fsync says nothing of it.
+#[tokio::test]
+async fn an_object_whose_fsync_failed_is_durable_only_once_it_was_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(dir.path()).unwrap();
+    let path = dir.path().join("a");
+    let names = ["a".to_owned()];
+    let inode = || fs::metadata(&path).unwrap().ino();
+    store.create("a", vec!["by".into(), "tes".into()]).await.unwrap();
+    store.settle(&names).await.unwrap();
+    let before = inode();
+    store.0.doubtful().insert(path.clone());
+    for _ in 0..2 {
+        assert_eq!(store.settle(&names).await.unwrap_err().kind(), Kind::StoreUnreachable);
+    }
+    assert_eq!(store.create("a", vec!["bytes".into()]).await.unwrap(), Created::Same);
+    assert_ne!(inode(), before);
+    assert_eq!(store.get("a", Part::All).await.unwrap().unwrap(), "bytes");
+    store.settle(&names).await.unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}

@@ -53,6 +53,13 @@ impl Load {
         Self::start(server, clients, &["-f", &script.to_string_lossy()])
     }
 
+    /// A script of `pgbench`'s, again and again, from `clients` connections.
+    pub fn script(scratch: &Scratch, server: &Server, clients: u32, script: &str) -> Self {
+        let path = scratch.join("load.sql");
+        std::fs::write(&path, script).expect("a script");
+        Self::start(server, clients, &["-f", &path.to_string_lossy()])
+    }
+
     fn start(server: &Server, clients: u32, more: &[&str]) -> Self {
         // Each load under its own name, so that one can end while another goes on.
         static LOADS: AtomicU64 = AtomicU64::new(0);

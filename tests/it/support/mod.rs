@@ -10,12 +10,14 @@ pub mod moto;
 pub mod mysql;
 pub mod oracle;
 pub mod pitr;
+pub mod power;
 pub mod programs;
 pub mod relay;
 pub mod s3;
 pub mod scratch;
 pub mod server;
 pub mod started;
+pub mod strace;
 pub mod template;
 
 use std::fmt::Display;

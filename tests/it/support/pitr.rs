@@ -191,8 +191,10 @@ impl<'a> Pitr<'a> {
     }
 
     /// `archive` in the background, as the last words of another command that becomes it.
-    pub fn archive_by(&self, words: &[String]) -> Archiver {
-        self.start(inside(words, &self.command(["archive", "--slot", SLOT])), &[])
+    pub fn archive_by(&self, words: &[String], more: &[&str]) -> Archiver {
+        let mut command = self.command(["archive", "--slot", SLOT]);
+        command.args(more);
+        self.start(inside(words, &command), more)
     }
 
     /// `serve` in the background.
@@ -384,6 +386,24 @@ impl Archiver {
     pub fn assert_running(&mut self) {
         let ended = self.child.as_mut().and_then(|c| c.try_wait().expect("waiting for pitr"));
         assert!(ended.is_none(), "{}", self.output.finished("pitr archive".into(), ended.and_then(|s| s.code())));
+    }
+
+    /// Sends it a signal, if it is still there.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill_process(self.pid(), signal);
+    }
+
+    /// Whether it ends by itself before so much time has passed.
+    pub fn ends_within(&mut self, time: Duration) -> bool {
+        let child = self.child.as_mut().expect("a running archiver");
+        let began = Instant::now();
+        while child.try_wait().expect("waiting for pitr").is_none() {
+            if began.elapsed() > time {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
     }
 
     /// SIGTERM: it has to flush, acknowledge and exit 0.

@@ -39,7 +39,8 @@ pub struct MySqlServer {
 }
 
 /// Small, and quick: `fsync` is spared where that only counts when the power is cut, and
-/// no test cuts it under the *server*. What `kill -9` may not lose still reaches the kernel.
+/// no test cuts it under the *server*. What `kill -9` may not lose still reaches the kernel, and a page that it tears is mended
+/// from the doublewrite buffer.
 const DEFAULTS: &[&str] = &[
     "--bind-address=127.0.0.1",
     "--skip-name-resolve",
@@ -49,7 +50,6 @@ const DEFAULTS: &[&str] = &[
     "--sync-binlog=0",
     "--innodb-flush-log-at-trx-commit=2",
     "--innodb-buffer-pool-size=64M",
-    "--innodb-doublewrite=OFF",
     "--innodb-flush-method=nosync",
     "--max-allowed-packet=1G",
     "--local-infile=ON",
