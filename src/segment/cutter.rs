@@ -6,11 +6,14 @@
 //! ([`NO_FILES`]) it ends before it is quite full, with a whole transaction, and only a
 //! transaction that is large itself is cut.
 
-use crate::model::offset::Offset;
+use crate::model::offset::{Offset, OffsetRange};
 use crate::model::time::Timestamp;
 
 /// Size of "log files" on an axis that has none of a fixed size: any offset may begin one.
 pub const NO_FILES: u64 = 1;
+
+/// How much later than it should a small segment may end, so that those of a log file come out even.
+const STRETCH: f64 = 1.1;
 
 /// What bounds a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +22,7 @@ pub struct Limits {
     pub log_file_bytes: u64,
     /// Largest number of raw bytes in a segment.
     pub segment_bytes: u64,
-    /// Longest time between a segment's first byte and its end, in microseconds;
+    /// Longest time between a segment's first byte and its end, in microseconds, but for [`STRETCH`];
     /// `None` where a tail makes each byte durable as it comes.
     pub flush_interval_micros: Option<i64>,
 }
@@ -60,10 +63,25 @@ impl Limits {
         offset.0.is_multiple_of(self.log_file_bytes)
     }
 
-    /// Whether a segment whose first byte came at `opened` must be closed by `now`.
+    /// Whether a small segment whose first byte came at `opened`, and which holds `range` by `now`, must be closed. It is a part
+    /// of one that ends at `end` at the latest.
+    ///
+    /// Each part is an object, and a request. At the pace at which this one came so many more will follow, and a fraction of one:
+    /// each waits a little longer, and that fraction is none of its own.
     #[must_use]
-    pub fn overdue(&self, opened: Timestamp, now: Timestamp) -> bool {
-        self.flush_interval_micros.is_some_and(|limit| now.micros_since(opened) >= limit)
+    pub fn overdue(&self, range: OffsetRange, end: Offset, opened: Timestamp, now: Timestamp) -> bool {
+        let Some(limit) = self.flush_interval_micros else { return false };
+        let age = now.micros_since(opened);
+        if age < limit {
+            return false;
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a pace, of which nobody knows six digits")]
+        let (age, limit, came, all) =
+            (age as f64, limit as f64, range.len() as f64, end.0.saturating_sub(range.start.0) as f64);
+        let parts = all / came * age / limit;
+        let even = parts / parts.floor();
+        // Of nothing, or in no time, none of this is a number.
+        !(even <= STRETCH && age < limit * even)
     }
 }
 
@@ -121,8 +139,52 @@ mod tests {
     #[test]
     fn age_counts_from_the_first_byte() {
         let limits = limits(MIB, MIB);
-        assert!(!limits.overdue(Timestamp(0), Timestamp(999_999)));
-        assert!(limits.overdue(Timestamp(0), Timestamp(1_000_000)));
-        assert!(!Limits { flush_interval_micros: None, ..limits }.overdue(Timestamp(0), Timestamp(i64::MAX)));
+        let small = OffsetRange::new(Offset(0), Offset(MIB / 4));
+        let overdue = |limits: &Limits, now| limits.overdue(small, Offset(MIB), Timestamp(0), Timestamp(now));
+        assert!(!overdue(&limits, 999_999));
+        assert!(overdue(&limits, 1_000_000));
+        assert!(!overdue(&Limits { flush_interval_micros: None, ..limits }, i64::MAX));
+        let nothing = OffsetRange::new(Offset(0), Offset(0));
+        assert!(limits.overdue(nothing, Offset(MIB), Timestamp(0), Timestamp(1_000_000)));
+        assert!(Limits { flush_interval_micros: Some(0), ..limits }.overdue(
+            small,
+            Offset(MIB),
+            Timestamp(0),
+            Timestamp(0)
+        ));
+    }
+
+    /// How many parts a file of so many bytes comes in, at so many bytes a millisecond, and the oldest of them.
+    fn parts(file: u64, per_milli: u64) -> (u32, i64) {
+        let limits = limits(file, file);
+        let (mut start, mut opened, mut parts, mut oldest) = (0, 0, 0, 0);
+        for milli in 1_i64.. {
+            let at = (milli.cast_unsigned() * per_milli).min(file);
+            let range = OffsetRange::new(Offset(start), Offset(at));
+            let now = milli * 1000;
+            if at == file || limits.overdue(range, Offset(file), Timestamp(opened), Timestamp(now)) {
+                oldest = oldest.max(now - opened);
+                parts += 1;
+                (start, opened) = (at, now);
+            }
+            if at == file {
+                break;
+            }
+        }
+        (parts, oldest)
+    }
+
+    #[test]
+    fn small_segments_of_a_log_file_come_out_even() {
+        // 16.8 s, of which each part waits a twentieth longer.
+        assert_eq!(parts(16 * MIB, 1000).0, 16);
+        assert_eq!(parts(16 * MIB, 1 << 10).0, 16);
+        assert_eq!(parts(16 * MIB, 1 << 20), (1, 16_000));
+        for per_milli in (200..20_000).step_by(37) {
+            let seconds = 16 * MIB / per_milli / 1000;
+            let (parts, oldest) = parts(16 * MIB, per_milli);
+            assert!(oldest <= 1_102_000, "{per_milli}: {oldest}");
+            assert!(u64::from(parts) <= seconds + 1 && u64::from(parts) * 11 >= seconds * 10, "{per_milli}: {parts}");
+        }
     }
 }

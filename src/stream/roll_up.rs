@@ -1,5 +1,7 @@
 //! Footers of many closed segments into few indexes, for whoever plans.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
 use crate::catalog::archive::Archive;
@@ -12,11 +14,16 @@ use crate::model::summary::Summary;
 use crate::model::timeline::TimelineId;
 use crate::store::Part;
 
+/// Largest index that is kept in memory to be merged. Larger ones are read again, which is seldom.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
 /// Rolls one timeline's footers up, by the hand of one writer. What it has seen it does not ask the store for again.
 #[derive(Default)]
 pub struct RollUp {
     /// The log past the indexes.
     seen: Option<TimelineLog>,
+    /// The indexes it made that are to be merged, as they are in the store.
+    bodies: HashMap<Indexed, Bytes>,
 }
 
 impl RollUp {
@@ -43,7 +50,7 @@ impl RollUp {
             }
         };
         while let Some(due) = index::due(&log, archive.identity.log_file_bytes) {
-            if !roll_up(archive, timeline, epoch, &mut log, due).await? {
+            if !self.make(archive, timeline, epoch, &mut log, due).await? {
                 return Ok(());
             }
         }
@@ -54,6 +61,69 @@ impl RollUp {
     /// Forgets what it has seen: there are segments of which it was not told.
     pub fn forget(&mut self) {
         self.seen = None;
+    }
+
+    /// Makes one index. Whether it could.
+    async fn make(
+        &mut self,
+        archive: &Archive,
+        timeline: TimelineId,
+        epoch: u32,
+        log: &mut TimelineLog,
+        due: Due,
+    ) -> Result<bool> {
+        let (level, index, parts) = match due {
+            Due::Narrow(range) => (0, Index::of(log, timeline, range, epoch), Vec::new()),
+            Due::Wider(parts) => {
+                let index = match self.merged(archive, timeline, epoch, &parts).await {
+                    Err(error) if error.kind() == Kind::Corruption => {
+                        tracing::error!(%error, hint = error.advice(), "indexes are not merged, and streaming goes on");
+                        return Ok(false);
+                    }
+                    read => read?,
+                };
+                (parts.first().map_or(0, |part| part.level) + 1, index, parts)
+            }
+        };
+        let indexed = Indexed { level, range: index.range, epoch };
+        let body = Bytes::from(index.encode(archive.layout.cluster())?);
+        let name = archive.layout.name(&ObjectName::Index { timeline, index: indexed });
+        match archive.store.create(&name, vec![body.clone()]).await {
+            // One of ours, damaged: an index only makes planning faster.
+            Err(error) if error.kind() == Kind::Fenced => {
+                tracing::error!(%error, "an index is damaged, and streaming goes on; see `pitr verify`");
+                return Ok(false);
+            }
+            created => created?,
+        };
+        parts.iter().for_each(|part| drop(self.bodies.remove(part)));
+        if body.len() <= KEPT_BYTES_MAX {
+            self.bodies.insert(indexed, body);
+        }
+        let at = log.indexes.iter().position(|one| parts.contains(one)).unwrap_or(log.indexes.len());
+        log.indexes.retain(|one| !parts.contains(one));
+        log.indexes.insert(at, indexed);
+        let end = log.indexes.last().map_or(indexed.range.end, |last| last.range.end);
+        log.segments.retain(|segment| segment.range.start >= end);
+        log.restore_points.retain(|point| point.end > end);
+        log.touched.retain(|start, _| *start >= end);
+        Ok(true)
+    }
+
+    async fn merged(&self, archive: &Archive, timeline: TimelineId, epoch: u32, parts: &[Indexed]) -> Result<Index> {
+        let mut read = Vec::new();
+        for part in parts {
+            let name = archive.layout.name(&ObjectName::Index { timeline, index: *part });
+            let bytes =
+                match self.bodies.get(part) {
+                    Some(made) => made.clone(),
+                    None => archive.store.get(&name, Part::All).await?.ok_or_else(|| {
+                        Error::corruption(format!("{name} is missing from {}", archive.store.location()))
+                    })?,
+                };
+            read.push(Index::decode(&name, archive.layout.cluster(), timeline, *part, &bytes)?);
+        }
+        Index::merged(read, epoch).ok_or_else(|| Error::failure("no indexes to merge"))
     }
 }
 
@@ -68,56 +138,6 @@ fn add(log: &mut TimelineLog, segment: &SegmentInfo, summary: &Summary) {
     if !summary.changes.is_empty() {
         log.touched.insert(range.start, summary.changes.touched().into());
     }
-}
-
-/// Makes one index. Whether it could.
-async fn roll_up(archive: &Archive, timeline: TimelineId, epoch: u32, log: &mut TimelineLog, due: Due) -> Result<bool> {
-    let (level, index, parts) = match due {
-        Due::Narrow(range) => (0, Index::of(log, timeline, range, epoch), Vec::new()),
-        Due::Wider(parts) => {
-            let index = match merged(archive, timeline, epoch, &parts).await {
-                Err(error) if error.kind() == Kind::Corruption => {
-                    tracing::error!(%error, hint = error.advice(), "indexes are not merged, and streaming goes on");
-                    return Ok(false);
-                }
-                read => read?,
-            };
-            (parts.first().map_or(0, |part| part.level) + 1, index, parts)
-        }
-    };
-    let indexed = Indexed { level, range: index.range, epoch };
-    let body = Bytes::from(index.encode(archive.layout.cluster())?);
-    match archive.store.create(&archive.layout.name(&ObjectName::Index { timeline, index: indexed }), vec![body]).await
-    {
-        // One of ours, damaged: an index only makes planning faster.
-        Err(error) if error.kind() == Kind::Fenced => {
-            tracing::error!(%error, "an index is damaged, and streaming goes on; see `pitr verify`");
-            return Ok(false);
-        }
-        created => created?,
-    };
-    let at = log.indexes.iter().position(|one| parts.contains(one)).unwrap_or(log.indexes.len());
-    log.indexes.retain(|one| !parts.contains(one));
-    log.indexes.insert(at, indexed);
-    let end = log.indexes.last().map_or(indexed.range.end, |last| last.range.end);
-    log.segments.retain(|segment| segment.range.start >= end);
-    log.restore_points.retain(|point| point.end > end);
-    log.touched.retain(|start, _| *start >= end);
-    Ok(true)
-}
-
-async fn merged(archive: &Archive, timeline: TimelineId, epoch: u32, parts: &[Indexed]) -> Result<Index> {
-    let mut read = Vec::new();
-    for part in parts {
-        let name = archive.layout.name(&ObjectName::Index { timeline, index: *part });
-        let bytes = archive
-            .store
-            .get(&name, Part::All)
-            .await?
-            .ok_or_else(|| Error::corruption(format!("{name} is missing from {}", archive.store.location())))?;
-        read.push(Index::decode(&name, archive.layout.cluster(), timeline, *part, &bytes)?);
-    }
-    Index::merged(read, epoch).ok_or_else(|| Error::failure("no indexes to merge"))
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ use crate::segment::write::SegmentWriter;
 use crate::store::local::make_folder;
 
 mod compressing;
+#[cfg(test)]
+mod day;
 mod here;
 mod open;
 mod setup;
@@ -440,12 +442,13 @@ impl Writer {
     /// Closes what is overdue. A store that is behind gets more at once instead of more segments.
     fn tick(&mut self) -> Result<()> {
         let Some(open) = &self.open else { return Ok(()) };
-        let opened = match (&open.small, &open.tail) {
-            (Some(small), _) => small.opened,
-            (None, None) if !open.in_parts && !open.summary.range.is_empty() => open.opened,
+        let (range, opened) = match (&open.small, &open.tail) {
+            (Some(small), _) => (small.summary.range, small.opened),
+            (None, None) if !open.in_parts && !open.summary.range.is_empty() => (open.summary.range, open.opened),
             _ => return Ok(()),
         };
-        if self.setup.limits.overdue(opened, self.setup.clock.now()) && self.are_uploads_done() {
+        let end = self.setup.limits.end_of(open.start());
+        if self.setup.limits.overdue(range, end, opened, self.setup.clock.now()) && self.are_uploads_done() {
             return self.close_part();
         }
         Ok(())
